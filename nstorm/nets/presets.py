@@ -1,0 +1,12 @@
+"""The models that have a name."""
+
+from typing import Any
+
+from nstorm.nets.neurostorm import NeuroSTORM
+from nstorm.nets.registry import register_model
+
+
+@register_model
+def neurostorm_base(**kwargs: Any) -> NeuroSTORM:
+    """Make the published NeuroSTORM: clips of 96 x 96 x 96 x 20, 5,173,020 parameters without a head."""
+    return NeuroSTORM(**kwargs)

@@ -45,8 +45,7 @@ class ClassificationHead(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c *grid"]) -> Float[Tensor, "b k"]:
         """Map tokens (B, C, ...) to logits (B, num_classes)."""
-        logits: Tensor = self.linear(self.dropout(x.flatten(2).mean(-1)))
-        return logits
+        return self.linear(self.dropout(x.flatten(2).mean(-1)))
 
 
 class RegressionHead(nn.Module):

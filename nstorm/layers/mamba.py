@@ -111,5 +111,4 @@ class MambaMixer(nn.Module):
             delta_softplus=True,
             backend=self.backend,
         )
-        out: Tensor = self.out_proj(y.transpose(1, 2))
-        return out
+        return self.out_proj(y.transpose(1, 2))

@@ -53,5 +53,4 @@ class PatchMerging4D(nn.Module):
         if any(odd):
             x = F.pad(x, [0, 0, 0, 0, 0, odd[2], 0, odd[1], 0, odd[0]])
         x = rearrange(x, "b (h i) (w j) (d k) t c -> b h w d t (i j k c)", i=2, j=2, k=2)
-        merged: Tensor = self.reduction(self.norm(x))
-        return merged
+        return self.reduction(self.norm(x))

@@ -67,9 +67,10 @@ class ShiftedWindowBlock(nn.Module):
         """Reset norms and MLP (truncated normal, 0.02; biases 0). The mixer keeps its own initialisation."""
         self.norm1.reset_parameters()
         self.norm2.reset_parameters()
-        for layer in (self.mlp.fc1, self.mlp.fc2):
-            nn.init.trunc_normal_(layer.weight, std=0.02)
-            nn.init.zeros_(layer.bias)
+        for layer in self.mlp.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
 
     def forward(self, x: Float[Tensor, "b h w d t c"]) -> Float[Tensor, "b h w d t c"]:
         """Map tokens (B, H, W, D, T, C) to the same shape."""

@@ -105,7 +105,11 @@ class NeuroSTORM(nn.Module):
         if num_classes:
             reference = self.patch_embed.proj.weight
             self.head = ClassificationHead(
-                self.num_features, num_classes, self.dropout_rate, device=reference.device, dtype=reference.dtype
+                self.num_features,
+                num_classes,
+                self.dropout_rate,
+                device=reference.device,
+                dtype=reference.dtype,
             )
 
     def forward_features(self, x: Float[Tensor, "b c_in h w d t"]) -> Float[Tensor, "b c gh gw gd gt"]:
@@ -119,8 +123,7 @@ class NeuroSTORM(nn.Module):
         """Map the last stage's tokens to logits (B, num_classes), or to their mean (B, C) without a head."""
         if self.num_classes == 0:
             return features.flatten(2).mean(-1)
-        logits: Tensor = self.head(features)
-        return logits
+        return self.head(features)
 
     def forward(self, x: Float[Tensor, "b c_in h w d t"]) -> Float[Tensor, "b k"]:
         """Map clips (B, C_in, H, W, D, T) to logits (B, num_classes)."""

@@ -18,11 +18,13 @@ class Backend:
     """One accelerated implementation.
 
     `module` has `forward` and `backward` and is imported at first use; `refuse` says in words why a call cannot be
-    taken, or None; the state before every `chunk` tokens is kept for the backward pass.
+    taken, or None. For its backward pass it keeps the state before every `chunk` tokens, with channels padded to a
+    multiple of `lanes`.
     """
 
     module: str
     chunk: int
+    lanes: int
     refuse: Callable[[Tensor, Tensor, Tensor], str | None]
 
     def kernels(self) -> ModuleType:
@@ -40,7 +42,7 @@ def _numba_refuses(u: Tensor, A: Tensor, B: Tensor) -> str | None:
     return None
 
 
-BACKENDS = {"numba": Backend("nstorm.scan.numba_backend", 32, _numba_refuses)}
+BACKENDS = {"numba": Backend("nstorm.scan.numba_backend", 16, 16, _numba_refuses)}
 
 
 def choose_backend(requested: str, u: Tensor, A: Tensor, B: Tensor) -> str:

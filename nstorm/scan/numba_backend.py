@@ -1,14 +1,18 @@
 """The `numba` backend: hands torch's memory to the CPU kernels."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from nstorm.scan import numba_kernels as kernels
-from nstorm.scan.threads import run_units
+from nstorm.scan.simd import LANES, LOG2_E
+from nstorm.scan.threads import num_pieces, run_pieces
 
 # Shapes alone decide how work is cut, never the number of threads, so that sums are always added in one order.
 _MAX_RUNS = 256
@@ -43,52 +47,69 @@ class _Units:
         )
 
 
-_NONE = np.zeros(1, np.float32), (0, 0)
+Rows = tuple[int, int, int]
 
 
-def _rows(x: Tensor | None) -> tuple[NDArray[np.float32], tuple[int, int]]:
-    """A flat view of (n, l, d) memory that starts at its first value, and the strides of n and l."""
+def _rows(x: Tensor | None) -> tuple[Tensor | None, Rows]:
+    """The float32 memory of an (n, l, c) tensor whose last axis is contiguous, and its address and strides."""
     if x is None:
-        return _NONE
+        return None, (0, 0, 0)
     x = x.detach().float()
     if x.stride(-1) != 1 and x.shape[-1] > 1:
         x = x.contiguous()
-    span = 1 + sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
-    flat = x.as_strided((span if x.numel() else 0,), (1,))
-    return flat.numpy(), (x.stride(0), x.stride(1))
+    return x, (x.data_ptr(), x.stride(0), x.stride(1))
 
 
-def _array(x: Tensor) -> NDArray[np.float32]:
-    return x.detach().float().numpy()
+def _padded(x: Tensor | None, num_channels: int) -> Tensor:
+    """A copy whose last axis, channels, is float32 with zeros up to a whole number of vectors."""
+    if x is None:
+        x = torch.zeros(num_channels)
+    return F.pad(x.detach().float(), (0, -num_channels % LANES)).clone(memory_format=torch.contiguous_format)
 
 
-def _vector(x: Tensor | None, num_channels: int) -> NDArray[np.float32]:
-    return np.zeros(num_channels, np.float32) if x is None else _array(x.contiguous())
+def _unpadded(state: Tensor, num_channels: int) -> Tensor:
+    """(n, s, padded d) as (n, d, s)."""
+    return state[..., :num_channels].transpose(1, 2).contiguous()
 
 
-def _flags(token_mask: Tensor | None, reset: Tensor | None) -> tuple[NDArray[np.uint8], bool]:
+def _flags(token_mask: Tensor | None, reset: Tensor | None) -> Tensor | None:
     given = [m for m in (token_mask, reset) if m is not None]
     if not given:
-        return np.zeros((1, 1), np.uint8), False
+        return None
     flags = torch.zeros(given[0].shape, dtype=torch.uint8)
     if token_mask is not None:
         flags += ~token_mask * kernels.SKIP
     if reset is not None:
         flags += reset * kernels.RESET
-    return flags.numpy(), True
+    return flags
 
 
-def _shared(
-    A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, bias: Tensor | None, softplus: bool,
-    token_mask: Tensor | None, reset: Tensor | None,
-) -> tuple[object, ...]:  # fmt: skip
-    """The kernel arguments that forward and backward have in common, in the kernels' order."""
-    num_channels = A.shape[0]
-    A2 = (A.detach().float().t() * float(kernels.LOG2_E)).contiguous().numpy()
-    return (
-        A2, _array(B), _array(C), _vector(D, num_channels), _vector(bias, num_channels), softplus,
-        *_flags(token_mask, reset),
-    )  # fmt: skip
+class _Call:
+    """What forward and backward hand to their kernels alike; holds the memory while these run."""
+
+    def __init__(
+        self, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
+        delta_bias: Tensor | None, delta_softplus: bool, token_mask: Tensor | None, reset: Tensor | None,
+    ) -> None:  # fmt: skip
+        self.num_sequences, self.length, self.num_channels = u.shape
+        self.num_states = A.shape[1]
+        self.padded = -(-self.num_channels // LANES) * LANES
+        self.units = _Units.cut(self.num_sequences, self.num_channels)
+        self._rows = [_rows(x) for x in (u, delta, z, B, C)]
+        self._weights = [_padded(x, self.num_channels) for x in (A.t() * LOG2_E, D, delta_bias)]
+        self._flags = _flags(token_mask, reset)
+        self._softplus = delta_softplus
+
+    def run(self, kernel: Callable[..., None], *args: Any, first: tuple[Any, ...] = ()) -> None:
+        """Run a kernel over all units; `first` stands before and `args` after the arguments both kernels share."""
+        pieces = num_pieces(len(self.units.slab))
+        scratch = torch.empty(pieces, kernels.scratch_size(self.num_states))
+        run_pieces(
+            kernel, pieces, len(self.units.slab), self.units.sequences, self.units.channels, scratch.data_ptr(),
+            (self.length, self.num_channels, self.num_states, self.padded), *first,
+            *(rows for _, rows in self._rows), *(x.data_ptr() for x in self._weights), self._softplus,
+            0 if self._flags is None else self._flags.data_ptr(), *args,
+        )  # fmt: skip
 
 
 def forward(
@@ -96,21 +117,17 @@ def forward(
     delta_bias: Tensor | None, delta_softplus: bool, initial_state: Tensor | None,
     token_mask: Tensor | None, reset: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Return y (n, l, d), the last state (n, d, s), and the states backward starts from (n, chunks, s, d)."""
-    (n, length, num_channels), num_states = u.shape, A.shape[1]
-    y = u.new_empty(n, length, num_channels, dtype=torch.float32)
-    states = y.new_empty(n, -(-length // kernels.CHUNK), num_states, num_channels)
-    state = y.new_zeros(n, num_states, num_channels)
-    if initial_state is not None:
-        state.copy_(initial_state.transpose(1, 2))
-    units = _Units.cut(n, num_channels)
-    run_units(
-        kernels.forward, len(units.slab), units.sequences, units.channels,
-        *_rows(u), *_rows(delta), *_rows(z), z is not None,
-        *_shared(A, B, C, D, delta_bias, delta_softplus, token_mask, reset),
-        y.numpy(), states.numpy(), state.numpy(),
-    )  # fmt: skip
-    return y.to(u.dtype), state.transpose(1, 2).contiguous(), states
+    """Return y (n, l, d), the last state (n, d, s), and the states backward starts from (n, chunks, s, padded d)."""
+    call = _Call(u, delta, A, B, C, D, z, delta_bias, delta_softplus, token_mask, reset)
+    n = call.num_sequences
+    y = u.new_empty(n, call.length, call.num_channels, dtype=torch.float32)
+    states = y.new_empty(n, -(-call.length // kernels.CHUNK), call.num_states, call.padded)
+    if initial_state is None:
+        state = y.new_zeros(n, call.num_states, call.padded)
+    else:
+        state = _padded(initial_state.transpose(1, 2), call.num_channels)
+    call.run(kernels.forward, y.data_ptr(), states.data_ptr(), state.data_ptr())
+    return y.to(u.dtype), _unpadded(state, call.num_channels), states
 
 
 def backward(
@@ -119,22 +136,24 @@ def backward(
     delta_bias: Tensor | None, delta_softplus: bool, token_mask: Tensor | None, reset: Tensor | None,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """Return the gradients of u, delta, A, B, C, D, z, delta_bias and initial_state, in float32."""
-    (n, length, num_channels), num_states = u.shape, A.shape[1]
-    units = _Units.cut(n, num_channels)
-    num_units = len(units.slab)
-    du = u.new_empty(n, length, num_channels, dtype=torch.float32)
-    ddelta, dz = torch.empty_like(du), du.new_empty(du.shape if z is not None else (1, 1, 1))
-    dA, dD = du.new_zeros(num_units, num_states, num_channels), du.new_zeros(num_units, num_channels)
-    dB, dbias = du.new_zeros(units.num_slabs, n, length, num_states), torch.zeros_like(dD)
-    dC = torch.zeros_like(dB)
-    dstate = dlast_state.float().transpose(1, 2).contiguous().clone()
-    run_units(
-        kernels.backward, num_units, units.sequences, units.channels, units.slab,
-        *_rows(dy), *_rows(u), *_rows(delta), *_rows(z), z is not None,
-        *_shared(A, B, C, D, delta_bias, delta_softplus, token_mask, reset), states.numpy(),
-        *(t.numpy() for t in (du, ddelta, dz, dA, dB, dC, dD, dbias, dstate)),
+    call = _Call(u, delta, A, B, C, D, z, delta_bias, delta_softplus, token_mask, reset)
+    n, num_units = call.num_sequences, len(call.units.slab)
+    dy_memory, dy_rows = _rows(dy)
+    du = u.new_empty(n, call.length, call.num_channels, dtype=torch.float32)
+    # the kernel leaves dz alone where a token is skipped
+    ddelta, dz = torch.empty_like(du), du.new_zeros(du.shape if z is not None else (1, 1, 1))
+    dA, dD = du.new_zeros(num_units, call.num_states, call.padded), du.new_zeros(num_units, call.padded)
+    dB, dbias = du.new_empty(call.units.num_slabs, n, call.length, call.num_states), torch.zeros_like(dD)
+    dC = torch.empty_like(dB)
+    dstate = _padded(dlast_state.transpose(1, 2), call.num_channels)
+    call.run(
+        kernels.backward, states.data_ptr(), du.data_ptr(), ddelta.data_ptr(), dz.data_ptr(), dA.data_ptr(),
+        dB.numpy(), dC.numpy(), dD.data_ptr(), dbias.data_ptr(), dstate.data_ptr(),
+        first=(call.units.slab, dy_rows),
     )  # fmt: skip
+    del dy_memory
+    d = call.num_channels
     return (
-        du, ddelta, dA.sum(0).t().contiguous(), dB.sum(0), dC.sum(0), dD.sum(0), dz, dbias.sum(0),
-        dstate.transpose(1, 2).contiguous(),
+        du, ddelta, dA.sum(0)[:, :d].t().contiguous(), dB.sum(0), dC.sum(0), dD.sum(0)[:d].clone(),
+        dz, dbias.sum(0)[:d].clone(), _unpadded(dstate, d),
     )  # fmt: skip

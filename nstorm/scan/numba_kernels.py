@@ -1,224 +1,260 @@
 """The selective scan's CPU kernels, compiled by numba at first use.
 
-Layout. Channels are innermost, so that every inner loop runs over contiguous channels and vectorises; `u`, `delta`
-and `z` are one-dimensional views of the caller's memory, addressed as `n * stride_n + t * stride_t + channel`,
-so that slices of a larger tensor are read where they lie. A is `(s, d)`, already multiplied by log2(e).
+Layout. Vectors run over channels. Arguments named `*_rows` are the caller's own memory, (address, stride of n, stride
+of t) with contiguous channels or states, so that slices of a larger tensor are read where they lie; an address of 0
+says that there is none. The other memory is the kernels' own: contiguous, with channels innermost and padded to whole
+vectors. All of it is float32 (`flags`: bytes) and comes as addresses, because numba would count references to arrays
+at every token. A is already multiplied by log2(e).
 
 Work. One unit is (a run of sequences) x (a slab of channels). Units write to places of their own and partial sums are
 added in a fixed order afterwards, so results do not depend on how threads are scheduled or how many there are.
 
-Memory. Forward keeps the state before every `CHUNK` tokens; backward recomputes the states of one chunk at a time
-from there, into scratch that stays in the cache.
+Memory. Forward keeps the state before every `CHUNK` tokens; backward recomputes the states of one chunk and one
+vector of channels at a time from there, into scratch that fits the first-level cache.
 """
 
 import numpy as np
 from numba import njit
+from numba.extending import register_jitable
 
-from nstorm.scan.numba_math import FAST, LOG2_E, exp2, inline, sigmoid, softplus
+from nstorm.scan.simd import (
+    LANES,
+    LOG2_E,
+    byte,
+    exp2,
+    inline,
+    load,
+    load_part,
+    sigmoid,
+    softplus,
+    splat,
+    store,
+    store_part,
+    total,
+    value,
+)
 
-CHUNK = 32
-BLOCK = 96  # channels handled at a time: the state and one chunk of scratch fit a core's cache
+CHUNK = 16
 
 SKIP = 1
 RESET = 2
 
+_ZERO = np.float32(0.0)
 _ONE = np.float32(1.0)
-_LOG2_E = np.float32(LOG2_E)
-_kernel = njit(nogil=True, fastmath=FAST, cache=True, error_model="numpy")
+_LN_2 = np.float32(1 / LOG2_E)
+
+_kernel = njit(nogil=True, cache=True, error_model="numpy")
+
+
+@register_jitable
+def scratch_size(num_states: int) -> int:
+    """Float32 of scratch that one call of `backward` needs; `forward` needs less."""
+    return ((4 * CHUNK + 1) * num_states + 3 * CHUNK) * LANES
 
 
 @inline
-def _load_step(delta_row, bias, use_softplus, step_row):
-    for d in range(step_row.size):
-        x = delta_row[d] + bias[d]
-        step_row[d] = softplus(x) if use_softplus else x
+def _copy_states(source, source_at, source_stride, target, target_at, target_stride, num_states):
+    for s in range(num_states):
+        store(target, target_at + s * target_stride, load(source, source_at + s * source_stride))
 
 
 @inline
-def _advance(state, A2, d0, d1, n, step_row, input_row, B_row, C_row, y_row):
-    for s in range(A2.shape[0]):
-        b, c = B_row[s], C_row[s]
-        h, a = state[n, s, d0:d1], A2[s, d0:d1]
-        for d in range(y_row.size):
-            updated = exp2(step_row[d] * a[d]) * h[d] + input_row[d] * b
-            h[d] = updated
-            y_row[d] += updated * c
+def _step(delta_rows, at, width, bias, d, use_softplus):
+    step = load_part(delta_rows[0], at, width) + load(bias, d)
+    if use_softplus:
+        step = softplus(step)
+    return step
 
 
 @_kernel
 def forward(
-    unit_range, unit_sequences, unit_channels,
-    u, u_strides, delta, delta_strides, z, z_strides, has_z,
-    A2, B, C, D, bias, use_softplus, flags, has_flags,
+    piece, first_unit, last_unit, unit_sequences, unit_channels, scratch, sizes,
+    u_rows, delta_rows, z_rows, B_rows, C_rows, A2, D, bias, use_softplus, flags,
     y, states, last_state,
 ):  # fmt: skip
-    """Run the units `unit_range`: fill y (n, l, d), states (n, chunk, s, d) and advance last_state (n, s, d)."""
-    num_states = A2.shape[0]
-    length = y.shape[1]
-    step = np.empty(BLOCK, np.float32)
-    drive = np.empty(BLOCK, np.float32)
-    for unit in range(unit_range[0], unit_range[1]):
+    """Run the units from `first_unit` to before `last_unit`.
+
+    Fills y (n, l, d) and states (n, chunk, s, d), and turns last_state (n, s, d) from the first state into the last.
+    """
+    length, num_channels, num_states, padded = sizes
+    num_chunks = (length + CHUNK - 1) // CHUNK
+    state = scratch + 4 * piece * scratch_size(num_states)
+    for unit in range(first_unit, last_unit):
         for n in range(unit_sequences[unit, 0], unit_sequences[unit, 1]):
-            for d0 in range(unit_channels[unit, 0], unit_channels[unit, 1], BLOCK):
-                d1 = min(d0 + BLOCK, unit_channels[unit, 1])
-                width = d1 - d0
-                D_block, bias_block = D[d0:d1], bias[d0:d1]
-                state = last_state[n, :, d0:d1]
-                step_row, drive_row = step[:width], drive[:width]
+            for d in range(unit_channels[unit, 0], unit_channels[unit, 1], LANES):
+                width = min(LANES, num_channels - d)
+                skip_weight = load(D, d)
+                state_at = n * num_states * padded + d
+                _copy_states(last_state, state_at, padded, state, 0, LANES, num_states)
                 for t in range(length):
                     if t % CHUNK == 0:
-                        states[n, t // CHUNK, :, d0:d1] = state
-                    y_row = y[n, t, d0:d1]
-                    flag = flags[n, t] if has_flags else 0
+                        at = (n * num_chunks + t // CHUNK) * num_states * padded + d
+                        _copy_states(state, 0, LANES, states, at, padded, num_states)
+                    flag = byte(flags, n * length + t) if flags else 0
                     if flag & RESET:
-                        state[:] = np.float32(0.0)
+                        for s in range(num_states):
+                            store(state, s * LANES, splat(_ZERO))
+                    y_at = (n * length + t) * num_channels + d
                     if flag & SKIP:
-                        y_row[:] = np.float32(0.0)
+                        store_part(y, y_at, width, splat(_ZERO))
                         continue
-                    at = n * u_strides[0] + t * u_strides[1] + d0
-                    u_row = u[at : at + width]
-                    at = n * delta_strides[0] + t * delta_strides[1] + d0
-                    _load_step(delta[at : at + width], bias_block, use_softplus, step_row)
-                    for d in range(width):
-                        drive_row[d] = step_row[d] * u_row[d]
-                        y_row[d] = D_block[d] * u_row[d]
-                    _advance(last_state, A2, d0, d1, n, step_row, drive_row, B[n, t], C[n, t], y_row)
-                    if has_z:
-                        at = n * z_strides[0] + t * z_strides[1] + d0
-                        z_row = z[at : at + width]
-                        for d in range(width):
-                            y_row[d] *= z_row[d] * sigmoid(z_row[d])
+                    x = load_part(u_rows[0], n * u_rows[1] + t * u_rows[2] + d, width)
+                    step = _step(delta_rows, n * delta_rows[1] + t * delta_rows[2] + d, width, bias, d, use_softplus)
+                    drive = step * x
+                    out = skip_weight * x
+                    B_at, C_at = n * B_rows[1] + t * B_rows[2], n * C_rows[1] + t * C_rows[2]
+                    for s in range(num_states):
+                        decay = exp2(step * load(A2, s * padded + d))
+                        h = decay * load(state, s * LANES) + drive * value(B_rows[0], B_at + s)
+                        store(state, s * LANES, h)
+                        out = out + h * value(C_rows[0], C_at + s)
+                    if z_rows[0]:
+                        gate = load_part(z_rows[0], n * z_rows[1] + t * z_rows[2] + d, width)
+                        out = out * gate * sigmoid(gate)
+                    store_part(y, y_at, width, out)
+                _copy_states(state, 0, LANES, last_state, state_at, padded, num_states)
+
+
+@_kernel
+def _recompute(
+    n, d, width, start, size, sizes, history, decays, steps, inputs, grads,
+    dy_rows, u_rows, delta_rows, z_rows, B_rows, C_rows, A2, D, bias, use_softplus, flags, dz,
+):  # fmt: skip
+    """Run one chunk forward again from history[0].
+
+    Keeps for every token k the decays and the state after it (history[k + 1]), the step, the input, and the gradient
+    of its output before the gate; fills dz.
+    """
+    length, num_channels, num_states, padded = sizes
+    next_state = num_states * LANES
+    for k in range(size):
+        t = start + k
+        flag = byte(flags, n * length + t) if flags else 0
+        keep = _ZERO if flag & RESET else _ONE
+        row = k * next_state
+        if flag & SKIP:
+            for s in range(num_states):
+                at = row + s * LANES
+                store(history, at + next_state, load(history, at) * keep)
+            continue
+        x = load_part(u_rows[0], n * u_rows[1] + t * u_rows[2] + d, width)
+        step = _step(delta_rows, n * delta_rows[1] + t * delta_rows[2] + d, width, bias, d, use_softplus)
+        drive = step * x
+        out = load(D, d) * x
+        B_at, C_at = n * B_rows[1] + t * B_rows[2], n * C_rows[1] + t * C_rows[2]
+        for s in range(num_states):
+            at = row + s * LANES
+            decay = exp2(step * load(A2, s * padded + d)) * keep
+            h = decay * load(history, at) + drive * value(B_rows[0], B_at + s)
+            store(decays, at, decay)
+            store(history, at + next_state, h)
+            out = out + h * value(C_rows[0], C_at + s)
+        grad = load_part(dy_rows[0], n * dy_rows[1] + t * dy_rows[2] + d, width)
+        if z_rows[0]:
+            gate = load_part(z_rows[0], n * z_rows[1] + t * z_rows[2] + d, width)
+            opening = sigmoid(gate)
+            slope = opening * (gate * (_ONE - opening) + _ONE)
+            store_part(dz, (n * length + t) * num_channels + d, width, grad * out * slope)
+            grad = grad * gate * opening
+        store(steps, k * LANES, step)
+        store(inputs, k * LANES, x)
+        store(grads, k * LANES, grad)
+
+
+@_kernel
+def _reverse(
+    n, d, width, start, size, sizes, history, decays, steps, inputs, grads,
+    delta_rows, B_rows, C_rows, A2, D, bias, use_softplus, flags,
+    du, ddelta, sum_B, sum_C, dA, dD, dbias, dstate,
+):  # fmt: skip
+    """Run one chunk backwards over what `_recompute` kept; dA, dD, dbias and dstate are at this unit's channels."""
+    length, num_channels, num_states, padded = sizes
+    next_state = num_states * LANES
+    for k in range(size - 1, -1, -1):
+        t = start + k
+        out_at = (n * length + t) * num_channels + d
+        flag = byte(flags, n * length + t) if flags else 0
+        if flag & SKIP:
+            store_part(du, out_at, width, splat(_ZERO))
+            store_part(ddelta, out_at, width, splat(_ZERO))
+            if flag & RESET:
+                for s in range(num_states):
+                    store(dstate, s * padded, splat(_ZERO))
+            continue
+        step, x, grad_y = load(steps, k * LANES), load(inputs, k * LANES), load(grads, k * LANES)
+        drive = step * x
+        grad_drive = splat(_ZERO)
+        grad_exponent = splat(_ZERO)
+        B_at, C_at = n * B_rows[1] + t * B_rows[2], n * C_rows[1] + t * C_rows[2]
+        for s in range(num_states):
+            at = k * next_state + s * LANES
+            grad_h = load(dstate, s * padded) + grad_y * value(C_rows[0], C_at + s)
+            store(sum_C, at, load(sum_C, at) + load(history, at + next_state) * grad_y)
+            store(sum_B, at, load(sum_B, at) + grad_h * drive)
+            grad_drive = grad_drive + grad_h * value(B_rows[0], B_at + s)
+            carried = grad_h * load(decays, at)
+            store(dstate, s * padded, carried)
+            exponent = carried * load(history, at)
+            store(dA, s * padded, load(dA, s * padded) + exponent * step)
+            grad_exponent = grad_exponent + exponent * load(A2, s * padded + d)
+        store_part(du, out_at, width, grad_drive * step + grad_y * load(D, d))
+        # A2 carries log2(e), which the derivative of the exponential does not
+        grad_step = grad_exponent * _LN_2 + grad_drive * x
+        if use_softplus:
+            raw = load_part(delta_rows[0], n * delta_rows[1] + t * delta_rows[2] + d, width)
+            grad_step = grad_step * sigmoid(raw + load(bias, d))
+        store_part(ddelta, out_at, width, grad_step)
+        store(dD, 0, load(dD, 0) + grad_y * x)
+        store(dbias, 0, load(dbias, 0) + grad_step)
 
 
 @_kernel
 def backward(
-    unit_range, unit_sequences, unit_channels, unit_slab,
-    dy, dy_strides, u, u_strides, delta, delta_strides, z, z_strides, has_z,
-    A2, B, C, D, bias, use_softplus, flags, has_flags, states,
+    piece, first_unit, last_unit, unit_sequences, unit_channels, scratch, sizes, unit_slab,
+    dy_rows, u_rows, delta_rows, z_rows, B_rows, C_rows, A2, D, bias, use_softplus, flags, states,
     du, ddelta, dz, dA, dB, dC, dD, dbias, dstate,
 ):  # fmt: skip
-    """Run the units `unit_range` backwards.
+    """Run the units from `first_unit` to before `last_unit` backwards.
 
-    du, ddelta, dz (n, l, d) are filled; dB, dC (slab, n, l, s), dA (unit, s, d), dD and dbias (unit, d) are added to;
-    dstate (n, s, d) enters as the gradient of the last state and leaves as that of the initial one.
+    Fills du, ddelta, dz (n, l, d; dz but for skipped tokens) and dB, dC (slab, n, l, s, as arrays); adds to
+    dA (unit, s, d) and dD, dbias (unit, d); turns dstate (n, s, d) from the gradient of the last state into that of
+    the first.
     """
-    num_states = A2.shape[0]
-    length = du.shape[1]
-    history = np.empty((CHUNK + 1, num_states, BLOCK), np.float32)
-    decays = np.empty((CHUNK, num_states, BLOCK), np.float32)
-    steps = np.empty((CHUNK, BLOCK), np.float32)
-    gated = np.empty((CHUNK, BLOCK), np.float32)
-    drive = np.empty(BLOCK, np.float32)
-    ddrive = np.empty(BLOCK, np.float32)
-    dstep = np.empty(BLOCK, np.float32)
-    ungated = np.empty(BLOCK, np.float32)
-    for unit in range(unit_range[0], unit_range[1]):
+    length, num_channels, num_states, padded = sizes
+    num_chunks = (length + CHUNK - 1) // CHUNK
+    history = scratch + 4 * piece * scratch_size(num_states)
+    decays = history + 4 * (CHUNK + 1) * num_states * LANES
+    sum_B = decays + 4 * CHUNK * num_states * LANES
+    sum_C = sum_B + 4 * CHUNK * num_states * LANES
+    steps = sum_C + 4 * CHUNK * num_states * LANES
+    inputs = steps + 4 * CHUNK * LANES
+    grads = inputs + 4 * CHUNK * LANES
+    for unit in range(first_unit, last_unit):
         slab = unit_slab[unit]
         for n in range(unit_sequences[unit, 0], unit_sequences[unit, 1]):
-            for d0 in range(unit_channels[unit, 0], unit_channels[unit, 1], BLOCK):
-                d1 = min(d0 + BLOCK, unit_channels[unit, 1])
-                width = d1 - d0
-                D_block, bias_block = D[d0:d1], bias[d0:d1]
-                dh = dstate[n, :, d0:d1]
-                dD_block, dbias_block = dD[unit, d0:d1], dbias[unit, d0:d1]
-                drive_row, ddrive_row, dstep_row = drive[:width], ddrive[:width], dstep[:width]
-                ungated_row = ungated[:width]
-                for chunk in range((length - 1) // CHUNK, -1, -1):
-                    start = chunk * CHUNK
-                    size = min(CHUNK, length - start)
-
-                    history[0, :, :width] = states[n, chunk, :, d0:d1]
-                    for k in range(size):
-                        t = start + k
-                        flag = flags[n, t] if has_flags else 0
-                        if flag & SKIP:
-                            for s in range(num_states):
-                                keep = np.float32(0.0) if flag & RESET else _ONE
-                                h0, h1, g = history[k, s, :width], history[k + 1, s, :width], decays[k, s, :width]
-                                for d in range(width):
-                                    h1[d] = h0[d] * keep
-                                    g[d] = keep
-                            continue
-                        at = n * u_strides[0] + t * u_strides[1] + d0
-                        u_row = u[at : at + width]
-                        at = n * delta_strides[0] + t * delta_strides[1] + d0
-                        step_row = steps[k, :width]
-                        _load_step(delta[at : at + width], bias_block, use_softplus, step_row)
-                        for d in range(width):
-                            drive_row[d] = step_row[d] * u_row[d]
-                            ungated_row[d] = D_block[d] * u_row[d]
-                        keep = np.float32(0.0) if flag & RESET else _ONE
-                        for s in range(num_states):
-                            b, c = B[n, t, s], C[n, t, s]
-                            a = A2[s, d0:d1]
-                            h0, h1, g = history[k, s, :width], history[k + 1, s, :width], decays[k, s, :width]
-                            for d in range(width):
-                                decay = exp2(step_row[d] * a[d]) * keep
-                                updated = decay * h0[d] + drive_row[d] * b
-                                g[d] = decay
-                                h1[d] = updated
-                                ungated_row[d] += updated * c
-                        at = n * dy_strides[0] + t * dy_strides[1] + d0
-                        dy_row = dy[at : at + width]
-                        gated_row = gated[k, :width]
-                        if has_z:
-                            at = n * z_strides[0] + t * z_strides[1] + d0
-                            z_row, dz_row = z[at : at + width], dz[n, t, d0:d1]
-                            for d in range(width):
-                                gate = sigmoid(z_row[d])
-                                gated_row[d] = dy_row[d] * z_row[d] * gate
-                                dz_row[d] = dy_row[d] * ungated_row[d] * gate * (_ONE + z_row[d] * (_ONE - gate))
-                        else:
-                            for d in range(width):
-                                gated_row[d] = dy_row[d]
-
-                    for k in range(size - 1, -1, -1):
-                        t = start + k
-                        du_row, ddelta_row = du[n, t, d0:d1], ddelta[n, t, d0:d1]
-                        flag = flags[n, t] if has_flags else 0
-                        if flag & SKIP:
-                            du_row[:] = np.float32(0.0)
-                            ddelta_row[:] = np.float32(0.0)
-                            if has_z:
-                                dz[n, t, d0:d1] = np.float32(0.0)
-                            if flag & RESET:
-                                dh[:] = np.float32(0.0)
-                            continue
-                        at = n * u_strides[0] + t * u_strides[1] + d0
-                        u_row = u[at : at + width]
-                        step_row, dy_row = steps[k, :width], gated[k, :width]
-                        for d in range(width):
-                            drive_row[d] = step_row[d] * u_row[d]
-                            ddrive_row[d] = np.float32(0.0)
-                            dstep_row[d] = np.float32(0.0)
-                        for s in range(num_states):
-                            b, c = B[n, t, s], C[n, t, s]
-                            a, dh_s, dA_s = A2[s, d0:d1], dstate[n, s, d0:d1], dA[unit, s, d0:d1]
-                            h0, h1, g = history[k, s, :width], history[k + 1, s, :width], decays[k, s, :width]
-                            db = np.float32(0.0)
-                            dc = np.float32(0.0)
-                            for d in range(width):
-                                grad = dh_s[d] + dy_row[d] * c
-                                dc += h1[d] * dy_row[d]
-                                db += grad * drive_row[d]
-                                ddrive_row[d] += grad * b
-                                carried = grad * g[d]
-                                exponent = carried * h0[d]
-                                dA_s[d] += exponent * step_row[d]
-                                dstep_row[d] += exponent * a[d]
-                                dh_s[d] = carried
-                            dB[slab, n, t, s] += db
-                            dC[slab, n, t, s] += dc
-                        for d in range(width):
-                            du_row[d] = ddrive_row[d] * step_row[d] + dy_row[d] * D_block[d]
-                            dD_block[d] += dy_row[d] * u_row[d]
-                            # A2 carries log2(e), which the derivative of exp does not
-                            grad = dstep_row[d] / _LOG2_E + ddrive_row[d] * u_row[d]
-                            ddelta_row[d] = grad
-                        if use_softplus:
-                            at = n * delta_strides[0] + t * delta_strides[1] + d0
-                            delta_row = delta[at : at + width]
-                            for d in range(width):
-                                ddelta_row[d] *= sigmoid(delta_row[d] + bias_block[d])
-                        for d in range(width):
-                            dbias_block[d] += ddelta_row[d]
+            for chunk in range(num_chunks - 1, -1, -1):
+                start = chunk * CHUNK
+                size = min(CHUNK, length - start)
+                for i in range(size * num_states):
+                    store(sum_B, i * LANES, splat(_ZERO))
+                    store(sum_C, i * LANES, splat(_ZERO))
+                for d in range(unit_channels[unit, 0], unit_channels[unit, 1], LANES):
+                    width = min(LANES, num_channels - d)
+                    at = (n * num_chunks + chunk) * num_states * padded + d
+                    _copy_states(states, at, padded, history, 0, LANES, num_states)
+                    _recompute(
+                        n, d, width, start, size, sizes, history, decays, steps, inputs, grads,
+                        dy_rows, u_rows, delta_rows, z_rows, B_rows, C_rows, A2, D, bias, use_softplus, flags, dz,
+                    )  # fmt: skip
+                    _reverse(
+                        n, d, width, start, size, sizes, history, decays, steps, inputs, grads,
+                        delta_rows, B_rows, C_rows, A2, D, bias, use_softplus, flags,
+                        du, ddelta, sum_B, sum_C, dA + 4 * (unit * num_states * padded + d),
+                        dD + 4 * (unit * padded + d), dbias + 4 * (unit * padded + d),
+                        dstate + 4 * (n * num_states * padded + d),
+                    )  # fmt: skip
+                for k in range(size):
+                    for s in range(num_states):
+                        at = (k * num_states + s) * LANES
+                        dB[slab, n, start + k, s] = total(load(sum_B, at))
+                        dC[slab, n, start + k, s] = total(load(sum_C, at))

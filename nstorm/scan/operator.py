@@ -18,8 +18,10 @@ def scan_operator(
     token_mask: Tensor | None, reset: Tensor | None, backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Return y (n, l, d), the last state (n, d, s), and the states that the backward pass starts from."""
-    return BACKENDS[backend].kernels().forward(
-        u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, token_mask, reset
+    return (
+        BACKENDS[backend]
+        .kernels()
+        .forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, token_mask, reset)
     )
 
 
@@ -30,12 +32,13 @@ def _(
     token_mask: Tensor | None, reset: Tensor | None, backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     n, length, num_channels = u.shape
-    num_chunks = (length + BACKENDS[backend].chunk - 1) // BACKENDS[backend].chunk
+    chunk, lanes = BACKENDS[backend].chunk, BACKENDS[backend].lanes
+    num_chunks, num_vectors = (length + chunk - 1) // chunk, (num_channels + lanes - 1) // lanes
     state = u.new_empty(n, num_channels, A.shape[1], dtype=torch.float32)
     return (
         u.new_empty(n, length, num_channels),
         state,
-        state.new_empty(n, num_chunks, A.shape[1], num_channels),
+        state.new_empty(n, num_chunks, A.shape[1], num_vectors * lanes),
     )
 
 
@@ -47,8 +50,10 @@ def backward_operator(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Return the gradients of u, delta, A, B, C, D, z, delta_bias and the initial state, in float32."""
-    return BACKENDS[backend].kernels().backward(
-        dy, dlast_state, states, u, delta, A, B, C, D, z, delta_bias, delta_softplus, token_mask, reset
+    return (
+        BACKENDS[backend]
+        .kernels()
+        .backward(dy, dlast_state, states, u, delta, A, B, C, D, z, delta_bias, delta_softplus, token_mask, reset)
     )
 
 

@@ -39,12 +39,17 @@ def _forget_pools() -> None:
 os.register_at_fork(after_in_child=_forget_pools)
 
 
-def run_units(kernel: Callable[..., None], num_units: int, *args: Any) -> None:
-    """Call `kernel((first, last), *args)` over all units, shared between `torch.get_num_threads()` threads."""
+def num_pieces(num_units: int) -> int:
+    """In how many pieces `run_pieces` cuts so many units of work."""
     num_threads = torch.get_num_threads()
-    num_pieces = min(num_units, _PIECES_PER_THREAD * num_threads if num_threads > 1 else 1)
-    edges = [num_units * i // num_pieces for i in range(num_pieces + 1)] if num_pieces else []
-    pool = _pool(num_threads)
-    futures = [pool.submit(kernel, piece, *args) for piece in zip(edges, edges[1:], strict=False)]
+    return min(num_units, _PIECES_PER_THREAD * num_threads if num_threads > 1 else 1)
+
+
+def run_pieces(kernel: Callable[..., None], pieces: int, num_units: int, *args: Any) -> None:
+    """Call `kernel(piece, first_unit, last_unit, *args)` for all pieces on `torch.get_num_threads()` threads."""
+    pool = _pool(torch.get_num_threads())
+    futures = [
+        pool.submit(kernel, i, num_units * i // pieces, num_units * (i + 1) // pieces, *args) for i in range(pieces)
+    ]
     for future in futures:
         future.result()

@@ -4,11 +4,18 @@ import copy
 
 import pytest
 import torch
+
 from nstorm import layers, nets
 from nstorm.layers import MambaMixer
 
 TOKENS = (2, 3, 5, 2, 7)
-SMALL = {"img_size": (10, 6, 9, 7), "patch_size": (3, 3, 3, 1), "feature_size": 6, "depths": (1, 2), "num_classes": 3}
+SMALL = {
+    "img_size": (10, 6, 9, 7),
+    "patch_size": (3, 3, 3, 1),
+    "feature_size": 6,
+    "depths": (1, 2),
+    "num_classes": 3,
+}
 
 CASES = {
     "PatchEmbed4D": (lambda: layers.PatchEmbed4D(2, 6, (2, 3, 1, 1)), (2, 2, 5, 4, 3, 7)),

@@ -5,6 +5,8 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+
 from nstorm.layers import (
     ClassificationHead,
     MambaMixer,
@@ -16,8 +18,6 @@ from nstorm.layers import (
     ShiftedWindowStage,
 )
 from nstorm.scan import WindowLayout
-from torch import nn
-
 from tests.conftest import load_golden, relative_error
 
 
@@ -42,7 +42,12 @@ def test_mamba_mixer_golden(index, backend):
 
 @pytest.mark.parametrize(
     "sizes",
-    [{"d_conv": 1}, {"d_conv": 2, "d_state": 1}, {"expand": 3, "dt_rank": 5}, {"conv_bias": False, "bias": True}],
+    [
+        {"d_conv": 1},
+        {"d_conv": 2, "d_state": 1},
+        {"expand": 3, "dt_rank": 5},
+        {"conv_bias": False, "bias": True},
+    ],
 )
 def test_mamba_mixer_is_causal_at_any_size(sizes):
     mixer = MambaMixer(6, **sizes).eval()
@@ -61,7 +66,7 @@ def test_mamba_mixer_initial_steps_span_the_range():
     assert 0.01 * 0.99 <= steps.min() < 0.012
     assert 0.17 < steps.max() <= 0.2 * 1.01
     assert torch.allclose(mixer.A_log.exp(), torch.arange(1.0, 17.0).expand(400, 16))
-    with pytest.raises(ValueError, match="dt_min 0.2 and dt_max 0.1"):
+    with pytest.raises(ValueError, match=r"dt_min 0\.2 and dt_max 0\.1"):
         MambaMixer(8, dt_min=0.2, dt_max=0.1)
 
 
@@ -146,6 +151,11 @@ def test_heads():
     years = RegressionHead(8, 2, mean=torch.tensor([30.0, 100.0]), std=4.0)
     standardised = years.standardised(tokens)
     torch.testing.assert_close(years(tokens), standardised * 4 + torch.tensor([30.0, 100.0]))
-    assert set(years.state_dict()) == {"mean", "std", "standardised.linear.weight", "standardised.linear.bias"}
+    assert set(years.state_dict()) == {
+        "mean",
+        "std",
+        "standardised.linear.weight",
+        "standardised.linear.bias",
+    }
     with pytest.raises(ValueError, match="num_classes 0 must be 1 or more"):
         ClassificationHead(8, 0)

@@ -1,9 +1,9 @@
 import pytest
 import torch
-from nstorm.nets import NeuroSTORM, create_model, from_published, list_models, register_model
-from nstorm.nets.published import _rename
 from torch import nn
 
+from nstorm.nets import NeuroSTORM, create_model, from_published, list_models, register_model
+from nstorm.nets.published import _rename
 from tests.conftest import load_golden, relative_error
 
 
@@ -40,7 +40,14 @@ def test_size_of_the_published_model():
         net = create_model("neurostorm_base")
     assert sum(p.numel() for p in net.parameters()) == 5_173_020
     assert len(net.state_dict()) == 223
-    assert net.forward_features(torch.empty(1, 1, 96, 96, 96, 20, device="meta")).shape == (1, 288, 2, 2, 2, 20)
+    assert net.forward_features(torch.empty(1, 1, 96, 96, 96, 20, device="meta")).shape == (
+        1,
+        288,
+        2,
+        2,
+        2,
+        20,
+    )
 
 
 def test_from_published_lists_every_problem_and_loads_nothing():

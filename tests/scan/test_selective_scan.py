@@ -3,10 +3,10 @@ import threading
 
 import pytest
 import torch
-from nstorm.scan import selective_scan
-from nstorm.scan.backends import BACKENDS
 from torch import Tensor
 
+from nstorm.scan import selective_scan
+from nstorm.scan.backends import BACKENDS
 from tests.conftest import load_golden, relative_error
 
 NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
@@ -80,7 +80,15 @@ def test_gradcheck_reference():
 @pytest.mark.parametrize("backend", ACCELERATED)
 @pytest.mark.parametrize(
     ("n", "d", "length", "s"),
-    [(1, 5, 1, 1), (3, 7, 3, 5), (2, 72, 63, 16), (20, 40, 32, 4), (2, 3, 256, 16), (1, 131, 33, 3), (1, 2, 1000, 2)],
+    [
+        (1, 5, 1, 1),
+        (3, 7, 3, 5),
+        (2, 72, 63, 16),
+        (20, 40, 32, 4),
+        (2, 3, 256, 16),
+        (1, 131, 33, 3),
+        (1, 2, 1000, 2),
+    ],
 )
 def test_matches_float64_reference(backend, n, d, length, s):
     inputs = make_inputs(n, d, length, s)

@@ -1,0 +1,1 @@
+"""Benchmarks beside peers, measured in the same run."""

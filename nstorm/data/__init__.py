@@ -1,0 +1,22 @@
+"""Runs and their events as tensors: reading, clips, normalisation, and the recordings shipped with nstorm."""
+
+from nstorm.data.clips import event_clips, temporal_clips
+from nstorm.data.embedded import HAXBY_DELAY, EmbeddedRestRun, EmbeddedRun, haxby_runs, rest_run
+from nstorm.data.events import Event, read_events
+from nstorm.data.normalize import voxels_that_vary, zscore_voxels
+from nstorm.data.reader import load_bold
+
+__all__ = [
+    "HAXBY_DELAY",
+    "EmbeddedRestRun",
+    "EmbeddedRun",
+    "Event",
+    "event_clips",
+    "haxby_runs",
+    "load_bold",
+    "read_events",
+    "rest_run",
+    "temporal_clips",
+    "voxels_that_vary",
+    "zscore_voxels",
+]

@@ -8,6 +8,7 @@ gradients (the inputs are there before). mambapy is pure PyTorch and runs wherev
 import argparse
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +51,7 @@ def mambapy_scan(
     return (y * F.silu(z)).transpose(1, 2)
 
 
-def nstorm_scan(**kwargs: Tensor) -> Tensor:
+def nstorm_scan(**kwargs: Any) -> Tensor:
     """The backend that `auto` takes."""
     return selective_scan(**kwargs, delta_softplus=True)
 

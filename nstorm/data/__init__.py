@@ -2,7 +2,7 @@
 
 from nstorm.data.clips import event_clips, temporal_clips
 from nstorm.data.embedded import HAXBY_DELAY, EmbeddedRestRun, EmbeddedRun, haxby_runs, rest_run
-from nstorm.data.events import Event, read_events
+from nstorm.data.events import Event, merge_events, read_events
 from nstorm.data.normalize import voxels_that_vary, zscore_voxels
 from nstorm.data.reader import load_bold
 
@@ -14,6 +14,7 @@ __all__ = [
     "event_clips",
     "haxby_runs",
     "load_bold",
+    "merge_events",
     "read_events",
     "rest_run",
     "temporal_clips",

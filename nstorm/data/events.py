@@ -2,6 +2,7 @@
 
 import csv
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 
@@ -52,6 +53,32 @@ def read_events(path: str | PathLike[str]) -> list[Event]:
     if not events:
         raise ValueError(f"{path} has no events below its header: write one line for each event")
     return events
+
+
+def merge_events(events: Sequence[Event], *, max_gap: float) -> list[Event]:
+    """Merge events of one trial type that follow each other closely into blocks.
+
+    A block of single pictures, one event each, becomes one event from the first onset to the last end. The
+    result is in the order of time.
+
+    Args:
+        events: Events of one run.
+        max_gap: The longest pause in seconds between two events of a block.
+
+    Example:
+        >>> from nstorm.data import Event, merge_events
+        >>> merge_events([Event(0, 0.9, "face"), Event(1, 0.9, "face"), Event(2, 0.9, "house")], max_gap=0.5)
+        [Event(onset=0, duration=1.9, trial_type='face'), Event(onset=2, duration=0.9, trial_type='house')]
+    """
+    merged: list[Event] = []
+    for event in sorted(events, key=lambda event: event.onset):
+        last = merged[-1] if merged else None
+        if last and event.trial_type == last.trial_type and event.onset <= last.onset + last.duration + max_gap:
+            end = max(last.onset + last.duration, event.onset + event.duration)
+            merged[-1] = Event(last.onset, end - last.onset, last.trial_type)
+        else:
+            merged.append(event)
+    return merged
 
 
 def _event(row: dict[str, str], place: str) -> Event:

@@ -1,0 +1,50 @@
+"""The command line: `nstorm demo`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from nstorm import __version__
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="nstorm", description="Building blocks for deep learning on 4D fMRI.")
+    parser.add_argument("--version", action="version", version=f"nstorm {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    demo = commands.add_parser(
+        "demo",
+        help="learn what a person was looking at, beside linear baselines, and write a report",
+        description=(
+            "Train a shifted-window Mamba model to tell from BOLD what a person was looking at, test it on runs it has "
+            "never seen beside linear baselines, and write figures, numbers and one HTML page. Without --recording it "
+            "uses the runs that ship with nstorm."
+        ),
+    )
+    demo.add_argument("--recording", type=Path, metavar="PATH", help="a labelled BOLD run of your own (NIfTI)")
+    demo.add_argument("--events", type=Path, metavar="PATH", help="its events.tsv, if it is not beside it")
+    demo.add_argument("--mask", type=Path, metavar="PATH", help="its brain mask, if it is not beside it")
+    demo.add_argument(
+        "--delay", type=float, metavar="S", help="seconds from a stimulus to its response in your run (default: 5)"
+    )
+    demo.add_argument("--out", type=Path, default=Path("nstorm_demo"), metavar="DIR", help="default: %(default)s")
+    demo.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; bad input ends with one sentence and exit code 2."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    own = [name for name in ("events", "mask", "delay") if getattr(args, name) is not None]
+    if own and args.recording is None:
+        parser.error(f"--{own[0]} belongs to a recording of your own: give --recording too")
+    from nstorm.demo import run_demo
+
+    delay = 5.0 if args.delay is None else args.delay
+    try:
+        run_demo(args.out, recording=args.recording, events=args.events, mask=args.mask, delay=delay, seed=args.seed)
+    except (OSError, ValueError) as error:
+        print(f"nstorm: {error}", file=sys.stderr)
+        return 2
+    return 0

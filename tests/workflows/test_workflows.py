@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from nstorm.workflows import bootstrap_mean, train_classifier
+
+
+def test_bootstrap_interval_covers_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(200):
+        estimate = bootstrap_mean(rng.random(96) < 0.7)
+        covered += estimate.low <= 0.7 <= estimate.high
+    assert 0.90 <= covered / 200 <= 0.99
+
+
+def test_bootstrap_is_paired_and_seeded():
+    values = np.array([1.0, 0.0, -1.0, 1.0, 1.0])
+    assert bootstrap_mean(values, seed=3) == bootstrap_mean(values, seed=3)
+    assert bootstrap_mean(values).mean == pytest.approx(0.4)
+    constant = bootstrap_mean(np.ones(7))
+    assert (constant.low, constant.high) == (1.0, 1.0)
+    with pytest.raises(ValueError, match=r"values has shape \(0,\)"):
+        bootstrap_mean(np.array([]))
+
+
+def problem():
+    x = torch.randn(64, 5)
+    return x, (x[:, 0] > 0).long()
+
+
+def batches(x, label, size=16):
+    return [{"image": a, "label": b} for a, b in zip(x.split(size), label.split(size), strict=True)]
+
+
+def fit(seed=0, **kwargs):
+    torch.manual_seed(seed)
+    x, label = problem()
+    net = nn.Linear(5, 2)
+    optimizer = torch.optim.SGD(net.parameters(), lr=kwargs.pop("lr", 0.5))
+    history = train_classifier(
+        net, batches(x, label), loss=nn.CrossEntropyLoss(), optimizer=optimizer, max_epochs=12, **kwargs
+    )
+    return net, history
+
+
+def test_it_learns_and_repeats_exactly():
+    net, history = fit()
+    assert history.train_loss[-1] < 0.6 * history.train_loss[0]
+    assert history.kept_epoch == 12
+    assert not net.training
+    again, repeated = fit()
+    assert repeated == history
+    assert torch.equal(net.weight, again.weight)
+
+
+def test_it_keeps_the_weights_of_the_epoch_that_it_chose():
+    x, label = problem()
+    # labels turned round: the longer it trains, the worse it gets here
+    chosen, history = fit(choose_on=batches(x, 1 - label), choose_every=2)
+    assert history.choose_epochs == [2, 4, 6, 8, 10, 12]
+    assert history.kept_epoch == 2
+    assert history.choose_loss[0] == min(history.choose_loss)
+    last, _ = fit()
+    assert not torch.equal(chosen.weight, last.weight)
+    assert nn.functional.cross_entropy(chosen(x), 1 - label).item() == pytest.approx(history.choose_loss[0], rel=1e-5)
+
+
+def test_choosing_changes_nothing_about_the_training():
+    x, label = problem()
+    assert fit()[1].train_loss == fit(choose_on=batches(x, label))[1].train_loss
+
+
+def test_a_loss_that_is_not_finite_stops_the_training():
+    net = nn.Linear(5, 2)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    x, label = problem()
+    x[20] = torch.nan
+    with pytest.raises(ValueError, match="the loss is nan in epoch 1: lower the learning rate"):
+        train_classifier(net, batches(x, label), loss=nn.CrossEntropyLoss(), optimizer=optimizer, max_epochs=2)

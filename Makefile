@@ -22,7 +22,9 @@ wheel: $(VENV)/.dev
 	$(BIN)/python tools/check_wheel.py
 
 tutorials: $(VENV)/.dev
-	cd tutorials && for source in *.py; do ../$(BIN)/jupytext --to ipynb --execute "$$source" || exit 1; done
+	cd tutorials && for source in *.py; do ../$(BIN)/jupytext --to ipynb "$$source" || exit 1; done
+	cd tutorials && ../$(BIN)/jupyter nbconvert --to notebook --execute --inplace \
+		--ExecutePreprocessor.record_timing=False *.ipynb
 
 $(VENV)/.run: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("nstorm needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; call make with PYTHON=path/to/python3.11" if sys.version_info < (3, 11) else 0)'

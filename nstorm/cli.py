@@ -8,6 +8,13 @@ from pathlib import Path
 from nstorm import __version__
 
 
+def _seed(text: str) -> int:
+    seed = int(text)
+    if not 0 <= seed < 2**31:
+        raise argparse.ArgumentTypeError(f"{seed} is no seed: give a number from 0 to {2**31 - 1}")
+    return seed
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="nstorm", description="Building blocks for deep learning on 4D fMRI.")
     parser.add_argument("--version", action="version", version=f"nstorm {__version__}")
@@ -28,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
         "--delay", type=float, metavar="S", help="seconds from a stimulus to its response in your run (default: 5)"
     )
     demo.add_argument("--out", type=Path, default=Path("nstorm_demo"), metavar="DIR", help="default: %(default)s")
-    demo.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    demo.add_argument("--seed", type=_seed, default=0, help="default: %(default)s")
     return parser
 
 
@@ -39,12 +46,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     own = [name for name in ("events", "mask", "delay") if getattr(args, name) is not None]
     if own and args.recording is None:
         parser.error(f"--{own[0]} belongs to a recording of your own: give --recording too")
-    from nstorm.demo import run_demo
+    from nstorm import demo
 
-    delay = 5.0 if args.delay is None else args.delay
     try:
-        run_demo(args.out, recording=args.recording, events=args.events, mask=args.mask, delay=delay, seed=args.seed)
+        if args.recording is None:
+            recording = demo.haxby_recording()
+        else:
+            delay = 5.0 if args.delay is None else args.delay
+            recording = demo.recording_from_file(args.recording, events=args.events, mask=args.mask, delay=delay)
+        args.out.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
         print(f"nstorm: {error}", file=sys.stderr)
         return 2
+    demo.run_demo(args.out, recording, seed=args.seed)
     return 0

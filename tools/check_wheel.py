@@ -41,7 +41,8 @@ def main() -> None:
         tests = project["dependency-groups"]["test"]
         run(python, "-m", "pip", "install", "--quiet", wheel, *floors, *tests, cwd=outside)
 
-        shutil.copytree(ROOT / "tests", outside / "tests")
+        for folder in ("tests", "tutorials"):
+            shutil.copytree(ROOT / folder, outside / folder)
         shutil.copy(ROOT / "pyproject.toml", outside)
         code = (
             "import nstorm, pathlib, nstorm.data; "

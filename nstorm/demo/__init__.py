@@ -1,5 +1,6 @@
-"""The main job: learn from a recording what a person was looking at, beside a simple baseline, with a report."""
+"""The main job: learn from a recording what a person was looking at, beside simple baselines, with a report."""
 
+from nstorm.demo.recording import haxby_recording, recording_from_file
 from nstorm.demo.run import run_demo
 
-__all__ = ["run_demo"]
+__all__ = ["haxby_recording", "recording_from_file", "run_demo"]

@@ -1,59 +1,82 @@
-"""The simple baselines: linear classifiers of single frames, on the same folds, delay and normalisation."""
+"""The simple baselines: linear classifiers of voxels, on the same folds, delay and normalisation."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
+from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
 
 from nstorm.demo.recording import Fold, Recording
 
-# name: (maker of a classifier from its setting, settings to choose from, setting where there is nothing to choose on)
-BASELINES: dict[str, tuple[Callable[[float], BaseEstimator], tuple[float, ...], float]] = {
-    "logistic regression": (
-        lambda strength: LogisticRegression(C=strength, max_iter=5000),
-        (0.001, 0.01, 0.1, 1.0),
-        0.01,
+
+@dataclass(frozen=True)
+class Baseline:
+    """A linear classifier, of single frames (log-probabilities averaged over a block) or of the mean of a block.
+
+    `make` builds it from a setting, `candidates` are the settings to choose from, `default` is the one to take where
+    there is nothing to choose on.
+    """
+
+    make: Callable[[float], BaseEstimator]
+    candidates: tuple[float, ...]
+    default: float
+    block_means: bool = False
+
+
+def _lda(shrinkage: float) -> BaseEstimator:
+    # PCA is a rotation here, and where voxels outnumber samples their span: else whole brains need a huge covariance
+    return make_pipeline(PCA(), LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage))
+
+
+_SHRINKAGES = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
+BASELINES = {
+    "logistic regression": Baseline(
+        lambda strength: LogisticRegression(C=strength, max_iter=5000), (0.001, 0.01, 0.1, 1.0), 0.01
     ),
-    "shrinkage LDA": (
-        lambda shrinkage: LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage),
-        (0.05, 0.1, 0.2, 0.4),
-        0.2,
-    ),
+    "shrinkage LDA": Baseline(_lda, _SHRINKAGES, 0.2),
+    "LDA of block means": Baseline(_lda, _SHRINKAGES, 0.2, block_means=True),
 }
 
 
-def _frames(recording: Recording, indices: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """All frames of the blocks as rows of in-mask voxels, and the label of each."""
+def _samples(
+    recording: Recording, indices: Sequence[int], block_means: bool
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The frames of the blocks, or their means, as rows of in-mask voxels, and the label of each."""
     rows = [recording.blocks[i].image[0][recording.mask].T.numpy() for i in indices]
+    if block_means:
+        rows = [frames.mean(0, keepdims=True) for frames in rows]
     labels = [[recording.blocks[i].label] * len(frames) for i, frames in zip(indices, rows, strict=True)]
     return np.concatenate(rows), np.concatenate(labels)
 
 
 def fit_baseline(name: str, recording: Recording, fold: Fold) -> tuple[Float[np.ndarray, "blocks classes"], float]:
-    """Fit on single frames and average the log-probabilities over the frames of each test block.
+    """Fit a baseline and give its log-probabilities for every test block.
 
     The setting is the candidate with the best mean log-probability on the runs to choose on; the classifier is then
     fitted on these and the training runs together.
 
     Returns:
-        One row of mean log-probabilities for each test block, and the setting.
+        One row of log-probabilities for each test block, averaged over its frames, and the setting.
     """
-    make, candidates, setting = BASELINES[name]
+    baseline = BASELINES[name]
 
     def log_probabilities(train: Sequence[int], test: Sequence[int], setting: float) -> NDArray[np.float64]:
-        classifier = make(setting).fit(*_frames(recording, train))
-        probabilities = [classifier.predict_proba(_frames(recording, [i])[0]) for i in test]
+        classifier = baseline.make(setting).fit(*_samples(recording, train, baseline.block_means))
+        probabilities = [classifier.predict_proba(_samples(recording, [i], baseline.block_means)[0]) for i in test]
         return np.stack([np.log(np.maximum(p, 1e-12, dtype=np.float64)).mean(0) for p in probabilities])
 
+    setting = baseline.default
     if fold.choose:
         labels = [recording.blocks[i].label for i in fold.choose]
         scores = [
             log_probabilities(fold.train, fold.choose, candidate)[np.arange(len(labels)), labels].mean()
-            for candidate in candidates
+            for candidate in baseline.candidates
         ]
-        setting = candidates[int(np.argmax(scores))]
+        setting = baseline.candidates[int(np.argmax(scores))]
     return log_probabilities(fold.train + fold.choose, fold.test, setting), setting

@@ -12,23 +12,24 @@ from torch import Tensor
 from nstorm.demo.experiment import Results
 from nstorm.demo.recording import Recording
 
-_COLOURS = ("#1f6f8b", "#e08e45", "#b5542e")
+_COLOURS = ("#1f6f8b", "#e08e45", "#b5542e", "#8c6d46")
 _GREY = "#888888"
 
 
 def accuracy_figure(results: Results) -> Figure:
     """Accuracy of every method with its interval, and chance."""
-    figure = Figure(figsize=(7.5, 2.6), layout="constrained")
+    figure = Figure(figsize=(7.5, 3.0), layout="constrained")
     axes = figure.subplots()
-    for place, (method, colour) in enumerate(zip(results.methods, _COLOURS, strict=True)):
+    for place, (method, colour) in enumerate(zip(results.methods, _COLOURS, strict=False)):
         estimate = results.accuracy(method)
         reach = [[estimate.mean - estimate.low], [estimate.high - estimate.mean]]
         axes.barh(-place, estimate.mean, 0.7, color=colour, xerr=reach, error_kw={"capsize": 4, "ecolor": "#333333"})
-        axes.text(0.015, -place, method, va="center", color="white", weight="bold")
         axes.text(estimate.high + 0.015, -place, f"{estimate.mean:.2f}", va="center")
     axes.axvline(results.chance, color=_GREY, linestyle="--")
     axes.text(results.chance, 0.42, f" chance {results.chance:.2f}", color=_GREY, va="bottom")
-    axes.set(xlim=(0, 1.08), ylim=(0.4 - len(results.methods), 0.75), yticks=[])
+    axes.set(xlim=(0, 1.08), ylim=(0.4 - len(results.methods), 0.75))
+    axes.set_yticks([-place for place in range(len(results.methods))], results.methods)
+    axes.tick_params(axis="y", length=0)
     axes.set_xlabel(f"share of {len(results.tested)} unseen blocks classified correctly, 95 % interval over blocks")
     axes.spines[["top", "right", "left"]].set_visible(False)
     return figure

@@ -41,10 +41,10 @@ class BlockDecoder(nn.Module):
         while math.prod(-(-size // min(edge, size)) for size in space) > _MAX_PLACES:
             edge += 1
         self.patch_size = (*(min(edge, size) for size in space), min((3, 2), key=lambda t: -frames % t))
-        grid = [-(-size // patch) for size, patch in zip(image_size, self.patch_size, strict=True)]
+        self.embed = PatchEmbed4D(1, dim, self.patch_size)
+        grid = self.embed.grid_size(image_size)
         reach = 5 if 1 in grid[:3] else 3
         self.window_size = (*(min(reach, size) for size in grid[:3]), 3)
-        self.embed = PatchEmbed4D(1, dim, self.patch_size)
         # tokens of order 1 for z-scored voxels: a smaller start would leave the blocks' residual path nothing to add to
         nn.init.normal_(self.embed.proj.weight, std=math.sqrt(3 / math.prod(self.patch_size)))
         self.stage = ShiftedWindowStage(

@@ -9,6 +9,7 @@ import numpy as np
 import scipy.signal
 import torch
 from jaxtyping import Bool, Float
+from nibabel.filebasedimages import ImageFileError
 from nibabel.nifti1 import Nifti1Image
 from torch import Tensor
 
@@ -25,6 +26,8 @@ from nstorm.data import (
 
 _RUNS_PER_FOLD = 3
 _RUNS_TO_CHOOSE_ON = 2
+# The network and its recipe were developed on the first runs; the report counts the others apart.
+_RUNS_OF_DEVELOPMENT = 8
 
 
 @dataclass(frozen=True)
@@ -48,12 +51,17 @@ class Fold:
 
 @dataclass(frozen=True)
 class Recording:
-    """Blocks, their categories, and the folds; `split` says in words what is held apart from what."""
+    """Blocks, their categories, and the folds.
+
+    `split` says in words what is held apart from what, `normalisation` what was done beside the z-score. `untouched`
+    are the blocks that took no part in developing the recipe, where others of the recording did.
+    """
 
     name: str
     about: str
     split: str
     normalisation: str
+    untouched: tuple[int, ...]
     blocks: list[Block]
     labels: tuple[str, ...]
     folds: list[Fold]
@@ -104,8 +112,12 @@ def haxby_recording() -> Recording:
             "recording at native resolution, over ventral and occipital cortex: 40 x 20 x 1 voxels. It shows what a "
             "model can learn from one person's cortex, and nothing about other people."
         ),
-        split="four folds: 7 runs to train, 2 to choose settings on, 3 to test; no block of a test run is seen before",
+        split=(
+            "four folds: 7 runs to train, 2 to choose settings on, 3 to test; what is fitted or chosen in a fold never "
+            "sees its test runs"
+        ),
         normalisation="",
+        untouched=tuple(i for i, block in enumerate(blocks) if names.index(block.run) >= _RUNS_OF_DEVELOPMENT),
         blocks=blocks,
         labels=labels,
         folds=folds,
@@ -142,6 +154,8 @@ def recording_from_file(
     inside = voxels_that_vary(bold)
     if mask is not None:
         inside = inside & _read_mask(mask, tuple(inside.shape), bold.affine)
+    if not inside.any():
+        raise ValueError(f"no voxel of {path} varies over time inside the mask {mask}: give the mask of this run")
 
     # with one block of a category to learn from, drift alone tells early blocks from late ones
     detrended = bold.new_tensor(scipy.signal.detrend(bold.numpy(), axis=0))
@@ -150,6 +164,8 @@ def recording_from_file(
     merged = merge_events(read_events(events), max_gap=tr)
     blocks = _blocks(event_clips(zscore_voxels(detrended, inside), merged, delay=delay), path.name.split(".")[0])
     labels = tuple(sorted({event.trial_type for event in merged}))
+    if len(labels) < 2:
+        raise ValueError(f"{events} has the single category {labels[0]!r}: give events of two or more categories")
     num_folds = min(Counter(event.trial_type for event in merged).values())
     if num_folds < 2:
         raise ValueError(
@@ -173,10 +189,11 @@ def recording_from_file(
         about=(
             f"One run of one person, {tuple(bold.shape[1:])} voxels, {len(bold)} frames, {len(blocks)} blocks of "
             f"{len(labels)} categories. Blocks of one run share its noise and drift: results say nothing about other "
-            "runs or people."
+            f"runs or people. Mask: {mask or 'none found, all voxels that vary'}."
         ),
         split=f"{num_folds} folds: one block of each category is tested, the others train, none is left to choose on",
         normalisation=", its linear trend removed",
+        untouched=(),
         blocks=blocks,
         labels=labels,
         folds=folds,
@@ -191,18 +208,24 @@ def recording_from_file(
 def _beside(path: Path, ending: str) -> Path | None:
     """The file of another suffix that belongs to an image by its BIDS name, with or without derivative entities."""
     stem = path.name.removesuffix(".gz").removesuffix(".nii").removesuffix("_bold")
-    raw = "_".join(part for part in stem.split("_") if not part.startswith(("space-", "res-", "desc-")))
-    for candidate in (stem + ending, raw + ending):
+    parts = stem.split("_")
+    same_space = "_".join(part for part in parts if not part.startswith("desc-"))
+    raw = "_".join(part for part in parts if not part.startswith(("space-", "res-", "desc-")))
+    for candidate in (stem + ending, same_space + ending, raw + ending):
         if path.with_name(candidate).is_file():
             return path.with_name(candidate)
     return None
 
 
 def _read_mask(path: Path, shape: tuple[int, ...], affine: Tensor) -> Bool[Tensor, "h w d"]:
-    image = Nifti1Image.from_filename(path)
+    try:
+        image = Nifti1Image.from_filename(path)
+        voxels = np.asarray(image.dataobj) > 0
+    except (ImageFileError, OSError, EOFError) as error:
+        raise ValueError(f"{path} cannot be read as a NIfTI mask ({error}): give another, or copy it again") from error
     if image.shape != shape or not np.allclose(image.affine, affine.numpy(), atol=1e-3):
         raise ValueError(
             f"{path} is on another grid ({image.shape}) than the recording ({shape}), or has another affine: "
             "give a mask of the same grid"
         )
-    return torch.from_numpy(np.asarray(image.dataobj) > 0)
+    return torch.from_numpy(voxels)

@@ -11,11 +11,10 @@ from platform import platform, python_version
 from typing import Any
 
 import jinja2
-import torch
 from markupsafe import Markup
 
 from nstorm.demo import figures
-from nstorm.demo.experiment import Recipe, Results
+from nstorm.demo.experiment import Recipe, Results, cropped_images, num_threads
 from nstorm.demo.model import BlockDecoder
 from nstorm.demo.recording import Recording
 
@@ -31,17 +30,14 @@ def verdict(results: Results) -> str:
         f"{int(results.correct(model).sum())} of {count} unseen blocks against "
         f"{int(results.correct(best).sum())} for the best linear baseline ({best})"
     )
-    difference = f"difference {advantage.mean:+.2f} [{advantage.low:+.2f}, {advantage.high:+.2f}]"
-    if advantage.low > 0:
-        return f"The nstorm model wins: it classifies {scores}; {difference}."
-    if advantage.mean >= 0:
-        return f"The nstorm model and the best baseline are level: it classifies {scores}; {difference}."
-    if advantage.high >= 0:
-        return (
-            f"The baseline is ahead, by less than can be told apart: the nstorm model classifies {scores}; "
-            f"{difference}."
-        )
-    return f"The baseline wins: the nstorm model classifies {scores}; {difference}."
+    p = results.sign_test(best)
+    interval = f"[{advantage.low:+.2f}, {advantage.high:+.2f}]"
+    numbers = f"nstorm classifies {scores}; difference {advantage.mean:+.2f} {interval}, sign test p = {p:.2g}."
+    if p < 0.05:
+        return f"The {'nstorm model' if advantage.mean > 0 else 'baseline'} wins: {numbers}"
+    if advantage.mean < 0:
+        return f"The baseline is ahead, by less than can be told apart: {numbers}"
+    return f"The nstorm model and the best baseline are level: {numbers}"
 
 
 def write_report(
@@ -54,7 +50,7 @@ def write_report(
         "patch_size": net.patch_size,
         "window_size": net.window_size,
         "seed": results.seed,
-        "threads": torch.get_num_threads(),
+        "threads": num_threads(cropped_images(recording)),
         "versions": {name: version(name) for name in _PACKAGES} | {"python": python_version(), "platform": platform()},
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2))
@@ -106,7 +102,13 @@ def _numbers(recording: Recording, results: Results) -> dict[str, Any]:
         "labels": results.labels,
         "chance": results.chance,
         "accuracy": {method: asdict(results.accuracy(method)) for method in results.methods},
-        "nstorm_minus": {method: asdict(results.advantage(method)) for method in results.methods[1:]},
+        "nstorm_minus": {
+            method: asdict(results.advantage(method)) | {"sign_test_p": results.sign_test(method)}
+            for method in results.methods[1:]
+        },
+        "correct_on_untouched_blocks": {
+            method: [results.count(method, recording.untouched), len(recording.untouched)] for method in results.methods
+        },
         "folds": [
             {
                 "settings": fold.settings,

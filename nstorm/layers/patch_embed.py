@@ -52,6 +52,10 @@ class PatchEmbed4D(nn.Module):
         nn.init.trunc_normal_(self.proj.weight, std=0.02)
         nn.init.zeros_(self.proj.bias)
 
+    def grid_size(self, img_size: Sequence[int]) -> tuple[int, ...]:
+        """The grid of tokens (h, w, d, t) that a volume of `img_size` becomes."""
+        return tuple(-(-size // patch) for size, patch in zip(img_size, self.patch_size, strict=True))
+
     def forward(self, x: Float[Tensor, "b c_in h w d t"]) -> Float[Tensor, "b c gh gw gd gt"]:
         """Map (B, C_in, H, W, D, T) to tokens (B, C, H/ph, W/pw, D/pd, T/pt)."""
         missing = [-size % patch for size, patch in zip(x.shape[2:], self.patch_size, strict=True)]

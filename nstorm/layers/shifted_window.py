@@ -14,7 +14,8 @@ class ShiftedWindowBlock(nn.Module):
     """Mix the tokens of a 4D grid within windows, then transform each token on its own.
 
     x = x + DropPath(SWM(LN(x))); x = x + DropPath(MLP(LN(x))), where SWM cuts the grid into windows, runs `mixer`
-    over the tokens of each (raster order, time fastest), and puts them back.
+    over the tokens of each (raster order, time fastest), and puts them back. Tokens are channel-last here,
+    (B, H, W, D, T, C); `ShiftedWindowStage` and the embeddings around it are channel-first.
 
     Args:
         dim: channels of a token.

@@ -72,7 +72,7 @@ class NeuroSTORM(nn.Module):
             raise ValueError(f"img_size {tuple(img_size)} must have four entries: h, w, d, t")
         self.dropout_rate = dropout_rate
         self.patch_embed = PatchEmbed4D(in_channels, feature_size, patch_size)
-        *space, num_frames = (-(-size // patch) for size, patch in zip(img_size, patch_size, strict=True))
+        *space, num_frames = self.patch_embed.grid_size(img_size)
         rates = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist()
         self.stages = nn.ModuleList()
         for index, depth in enumerate(depths):

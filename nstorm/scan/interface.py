@@ -2,6 +2,7 @@
 
 from typing import Literal, overload
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -102,8 +103,10 @@ def selective_scan(
     _check("D", D, (num_channels,))
     _check("delta_bias", delta_bias, (num_channels,))
     _check("initial_state", initial_state, (n, num_channels, num_states))
-    _check("token_mask", token_mask, (n, length))
-    _check("reset", reset, (n, length))
+    for name, flags in (("token_mask", token_mask), ("reset", reset)):
+        _check(name, flags, (n, length))
+        if flags is not None and flags.dtype != torch.bool:
+            raise ValueError(f"{name} has type {flags.dtype}, expected torch.bool")
     for name, matrix in (("B", B), ("C", C)):
         groups = matrix.shape[1] if matrix.dim() == 4 else 1
         if groups == 0 or num_channels % groups:
@@ -112,6 +115,15 @@ def selective_scan(
             name, matrix,
             (n, num_states, length), (n, groups, num_states, length), (num_channels, num_states),
         )  # fmt: skip
+    tensors = {
+        "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias,
+        "initial_state": initial_state, "token_mask": token_mask, "reset": reset,
+    }  # fmt: skip
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.device != u.device:
+            raise ValueError(f"{name} is on {tensor.device} and u on {u.device}: move them to one device")
+    # one group is none, which every backend takes
+    B, C = (matrix[:, 0] if matrix.dim() == 4 and matrix.shape[1] == 1 else matrix for matrix in (B, C))
     if B.dim() != C.dim():
         # the kernels want both alike, and a group axis holds every form
         B, C = _grouped(B, n, length), _grouped(C, n, length)

@@ -22,11 +22,10 @@ _SLAB = 32
 
 @dataclass(frozen=True)
 class _Units:
-    """The units of work: for each, its range of sequences, its range of channels and the slab these are in."""
+    """The units of work: the range of sequences and the range of channels of each; slabs follow each other fastest."""
 
     sequences: NDArray[np.int64]
     channels: NDArray[np.int64]
-    slab: NDArray[np.int64]
     num_slabs: int
 
     @classmethod
@@ -38,11 +37,10 @@ class _Units:
         slabs = [(i * _SLAB, min((i + 1) * _SLAB, num_channels)) for i in range(num_slabs)]
         if num_slabs == 1:
             slabs = [(0, num_channels)]
-        units = [(run, slab, i) for run in runs for i, slab in enumerate(slabs)]
+        units = [(run, slab) for run in runs for slab in slabs]
         return cls(
-            np.array([run for run, _, _ in units], np.int64).reshape(-1, 2),
-            np.array([slab for _, slab, _ in units], np.int64).reshape(-1, 2),
-            np.array([i for _, _, i in units], np.int64),
+            np.array([run for run, _ in units], np.int64).reshape(-1, 2),
+            np.array([slab for _, slab in units], np.int64).reshape(-1, 2),
             num_slabs,
         )
 
@@ -50,11 +48,16 @@ class _Units:
 Rows = tuple[int, int, int]
 
 
+def _plain(x: Tensor) -> Tensor:
+    """In float32, without history, and without what a subclass such as MONAI's MetaTensor does to operations."""
+    return x.detach().as_subclass(Tensor).float()
+
+
 def _rows(x: Tensor | None) -> tuple[Tensor | None, Rows]:
     """The float32 memory of an (n, l, c) tensor whose last axis is contiguous, and its address and strides."""
     if x is None:
         return None, (0, 0, 0)
-    x = x.detach().float()
+    x = _plain(x)
     if x.stride(-1) != 1 and x.shape[-1] > 1:
         x = x.contiguous()
     return x, (x.data_ptr(), x.stride(0), x.stride(1))
@@ -64,7 +67,7 @@ def _padded(x: Tensor | None, num_channels: int) -> Tensor:
     """A copy whose last axis, channels, is float32 with zeros up to a whole number of vectors."""
     if x is None:
         x = torch.zeros(num_channels)
-    return F.pad(x.detach().float(), (0, -num_channels % LANES)).clone(memory_format=torch.contiguous_format)
+    return F.pad(_plain(x), (0, -num_channels % LANES)).clone(memory_format=torch.contiguous_format)
 
 
 def _unpadded(state: Tensor, num_channels: int) -> Tensor:
@@ -78,9 +81,9 @@ def _flags(token_mask: Tensor | None, reset: Tensor | None) -> Tensor | None:
         return None
     flags = torch.zeros(given[0].shape, dtype=torch.uint8)
     if token_mask is not None:
-        flags += ~token_mask * kernels.SKIP
+        flags += ~token_mask.as_subclass(Tensor) * kernels.SKIP
     if reset is not None:
-        flags += reset * kernels.RESET
+        flags += reset.as_subclass(Tensor) * kernels.RESET
     return flags
 
 
@@ -102,10 +105,10 @@ class _Call:
 
     def run(self, kernel: Callable[..., None], *args: Any, first: tuple[Any, ...] = ()) -> None:
         """Run a kernel over all units; `first` stands before and `args` after the arguments both kernels share."""
-        pieces = num_pieces(len(self.units.slab))
+        pieces = num_pieces(len(self.units.sequences))
         scratch = torch.empty(pieces, kernels.scratch_size(self.num_states))
         run_pieces(
-            kernel, pieces, len(self.units.slab), self.units.sequences, self.units.channels, scratch.data_ptr(),
+            kernel, pieces, len(self.units.sequences), self.units.sequences, self.units.channels, scratch.data_ptr(),
             (self.length, self.num_channels, self.num_states, self.padded), *first,
             *(rows for _, rows in self._rows), *(x.data_ptr() for x in self._weights), self._softplus,
             0 if self._flags is None else self._flags.data_ptr(), *args,
@@ -120,10 +123,10 @@ def forward(
     """Return y (n, l, d), the last state (n, d, s), and the states backward starts from (n, chunks, s, padded d)."""
     call = _Call(u, delta, A, B, C, D, z, delta_bias, delta_softplus, token_mask, reset)
     n = call.num_sequences
-    y = u.new_empty(n, call.length, call.num_channels, dtype=torch.float32)
-    states = y.new_empty(n, -(-call.length // kernels.CHUNK), call.num_states, call.padded)
+    y = torch.empty(n, call.length, call.num_channels)
+    states = torch.empty(n, -(-call.length // kernels.CHUNK), call.num_states, call.padded)
     if initial_state is None:
-        state = y.new_zeros(n, call.num_states, call.padded)
+        state = torch.zeros(n, call.num_states, call.padded)
     else:
         state = _padded(initial_state.transpose(1, 2), call.num_channels)
     call.run(kernels.forward, y.data_ptr(), states.data_ptr(), state.data_ptr())
@@ -137,19 +140,19 @@ def backward(
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """Return the gradients of u, delta, A, B, C, D, z, delta_bias and initial_state, in float32."""
     call = _Call(u, delta, A, B, C, D, z, delta_bias, delta_softplus, token_mask, reset)
-    n, num_units = call.num_sequences, len(call.units.slab)
+    n, num_runs = call.num_sequences, len(call.units.sequences) // call.units.num_slabs
     dy_memory, dy_rows = _rows(dy)
-    du = u.new_empty(n, call.length, call.num_channels, dtype=torch.float32)
+    du = torch.empty(n, call.length, call.num_channels)
     # the kernel leaves dz alone where a token is skipped
-    ddelta, dz = torch.empty_like(du), du.new_zeros(du.shape if z is not None else (1, 1, 1))
-    dA, dD = du.new_zeros(num_units, call.num_states, call.padded), du.new_zeros(num_units, call.padded)
-    dB, dbias = du.new_empty(call.units.num_slabs, n, call.length, call.num_states), torch.zeros_like(dD)
+    ddelta, dz = torch.empty_like(du), torch.zeros(du.shape if z is not None else (1, 1, 1))
+    dA, dD = torch.zeros(num_runs, call.num_states, call.padded), torch.zeros(num_runs, call.padded)
+    dB, dbias = torch.empty(call.units.num_slabs, n, call.length, call.num_states), torch.zeros_like(dD)
     dC = torch.empty_like(dB)
     dstate = _padded(dlast_state.transpose(1, 2), call.num_channels)
     call.run(
         kernels.backward, states.data_ptr(), du.data_ptr(), ddelta.data_ptr(), dz.data_ptr(), dA.data_ptr(),
         dB.numpy(), dC.numpy(), dD.data_ptr(), dbias.data_ptr(), dstate.data_ptr(),
-        first=(call.units.slab, dy_rows),
+        first=(call.units.num_slabs, dy_rows),
     )  # fmt: skip
     del dy_memory
     d = call.num_channels

@@ -6,8 +6,9 @@ says that there is none. The other memory is the kernels' own: contiguous, with 
 vectors. All of it is float32 (`flags`: bytes) and comes as addresses, because numba would count references to arrays
 at every token. A is already multiplied by log2(e).
 
-Work. One unit is (a run of sequences) x (a slab of channels). Units write to places of their own and partial sums are
-added in a fixed order afterwards, so results do not depend on how threads are scheduled or how many there are.
+Work. One unit is (a run of sequences) x (a slab of channels), slabs counted fastest. Units write to places of their
+own and partial sums are added in a fixed order afterwards, so results do not depend on how threads are scheduled or
+how many there are.
 
 Memory. Forward keeps the state before every `CHUNK` tokens; backward recomputes the states of one chunk and one
 vector of channels at a time from there, into scratch that fits the first-level cache.
@@ -210,14 +211,14 @@ def _reverse(
 
 @_kernel
 def backward(
-    piece, first_unit, last_unit, unit_sequences, unit_channels, scratch, sizes, unit_slab,
+    piece, first_unit, last_unit, unit_sequences, unit_channels, scratch, sizes, num_slabs,
     dy_rows, u_rows, delta_rows, z_rows, B_rows, C_rows, A2, D, bias, use_softplus, flags, states,
     du, ddelta, dz, dA, dB, dC, dD, dbias, dstate,
 ):  # fmt: skip
     """Run the units from `first_unit` to before `last_unit` backwards.
 
     Fills du, ddelta, dz (n, l, d; dz but for skipped tokens) and dB, dC (slab, n, l, s, as arrays); adds to
-    dA (unit, s, d) and dD, dbias (unit, d); turns dstate (n, s, d) from the gradient of the last state into that of
+    dA (run, s, d) and dD, dbias (run, d); turns dstate (n, s, d) from the gradient of the last state into that of
     the first.
     """
     length, num_channels, num_states, padded = sizes
@@ -230,7 +231,7 @@ def backward(
     inputs = steps + 4 * CHUNK * LANES
     grads = inputs + 4 * CHUNK * LANES
     for unit in range(first_unit, last_unit):
-        slab = unit_slab[unit]
+        run, slab = unit // num_slabs, unit % num_slabs
         for n in range(unit_sequences[unit, 0], unit_sequences[unit, 1]):
             for chunk in range(num_chunks - 1, -1, -1):
                 start = chunk * CHUNK
@@ -249,8 +250,8 @@ def backward(
                     _reverse(
                         n, d, width, start, size, sizes, history, decays, steps, inputs, grads,
                         delta_rows, B_rows, C_rows, A2, D, bias, use_softplus, flags,
-                        du, ddelta, sum_B, sum_C, dA + 4 * (unit * num_states * padded + d),
-                        dD + 4 * (unit * padded + d), dbias + 4 * (unit * padded + d),
+                        du, ddelta, sum_B, sum_C, dA + 4 * (run * num_states * padded + d),
+                        dD + 4 * (run * padded + d), dbias + 4 * (run * padded + d),
                         dstate + 4 * (n * num_states * padded + d),
                     )  # fmt: skip
                 for k in range(size):

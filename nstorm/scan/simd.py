@@ -102,44 +102,60 @@ def byte(typingctx, address, index):
     return types.uint8(types.intp, types.intp), codegen
 
 
-def _lane_index(builder: Any, at: Any, width: Any, lane: int) -> Any:
-    """Where a lane lies: lanes beyond the width are led to the last valid place, so that none is out of bounds."""
-    constant = width.type(lane)
-    last = builder.sub(width, width.type(1))
-    valid = builder.icmp_signed("<", constant, width)
-    return valid, builder.add(at, builder.select(valid, constant, last))
+def _shuffle(builder: Any, a: Any, b: Any, lanes: list[int]) -> Any:
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_INT, len(lanes)), lanes))
 
 
-@intrinsic
-def _load_part(typingctx, address, index, width):
-    def codegen(context, builder, signature, args):
-        result = _constant(0.0)
-        for lane in range(LANES):
-            valid, index = _lane_index(builder, args[1], args[2], lane)
-            number = builder.load(_pointer(builder, (args[0], index), _FLOAT))
-            number = builder.select(valid, number, _FLOAT(0.0))
-            result = builder.insert_element(result, number, _INT(lane))
-        return result
+def _piece(size: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """How to put `size` numbers of memory before the lanes of a vector, and how to write and drop its first ones."""
+    part = ir.VectorType(_FLOAT, size)
 
-    return float32x16(types.intp, types.intp, types.intp), codegen
+    @intrinsic
+    def put_before(typingctx, address, index, x):
+        def codegen(context, builder, signature, args):
+            loaded = builder.load(_pointer(builder, args, part), align=4)
+            widened = _shuffle(builder, loaded, loaded, [i % size for i in range(LANES)])
+            return _shuffle(builder, widened, args[2], [*range(size), *range(LANES, 2 * LANES - size)])
+
+        return float32x16(types.intp, types.intp, float32x16), codegen
+
+    @intrinsic
+    def write_first(typingctx, address, index, x):
+        def codegen(context, builder, signature, args):
+            first = _shuffle(builder, args[2], args[2], list(range(size)))
+            builder.store(first, _pointer(builder, args, part), align=4)
+            return _shuffle(builder, args[2], _constant(0.0), list(range(size, LANES + size)))
+
+        return float32x16(types.intp, types.intp, float32x16), codegen
+
+    return put_before, write_first
 
 
-@intrinsic
-def _store_part(typingctx, address, index, width, x):
-    def codegen(context, builder, signature, args):
-        # from the last lane to the first, so that the last valid place keeps its own number
-        for lane in reversed(range(LANES)):
-            _, index = _lane_index(builder, args[1], args[2], lane)
-            number = builder.extract_element(args[3], _INT(lane))
-            builder.store(number, _pointer(builder, (args[0], index), _FLOAT))
-
-    return types.void(types.intp, types.intp, types.intp, float32x16), codegen
+_load_8, _store_8 = _piece(8)
+_load_4, _store_4 = _piece(4)
+_load_2, _store_2 = _piece(2)
+_load_1, _store_1 = _piece(1)
 
 
 @inline
 def load_part(address, index, width):
-    """`load` of the first `width` lanes, 1 to 16; the others are 0."""
-    return load(address, index) if width == LANES else _load_part(address, index, width)
+    """`load` of the first `width` lanes, 1 to 16; the others are 0, and no memory beyond them is read."""
+    if width == LANES:
+        return load(address, index)
+    x = splat(types.float32(0.0))
+    index += width
+    if width & 1:
+        index -= 1
+        x = _load_1(address, index, x)
+    if width & 2:
+        index -= 2
+        x = _load_2(address, index, x)
+    if width & 4:
+        index -= 4
+        x = _load_4(address, index, x)
+    if width & 8:
+        x = _load_8(address, index - 8, x)
+    return x
 
 
 @inline
@@ -148,7 +164,17 @@ def store_part(address, index, width, x):
     if width == LANES:
         store(address, index, x)
     else:
-        _store_part(address, index, width, x)
+        if width & 8:
+            x = _store_8(address, index, x)
+            index += 8
+        if width & 4:
+            x = _store_4(address, index, x)
+            index += 4
+        if width & 2:
+            x = _store_2(address, index, x)
+            index += 2
+        if width & 1:
+            _store_1(address, index, x)
 
 
 @intrinsic
@@ -158,12 +184,7 @@ def total(typingctx, x):
     def codegen(context, builder, signature, args):
         value = args[0]
         for width in (8, 4, 2, 1):
-            lower, upper = (
-                builder.shuffle_vector(
-                    value, value, ir.Constant(ir.VectorType(_INT, width), [first + i for i in range(width)])
-                )
-                for first in (0, width)
-            )
+            lower, upper = (_shuffle(builder, value, value, [first + i for i in range(width)]) for first in (0, width))
             value = builder.fadd(lower, upper, flags=_FLAGS)
         return builder.extract_element(value, _INT(0))
 

@@ -7,7 +7,7 @@ that keeps decayed states from becoming denormal (many times slower) can be set 
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from threading import Lock
 from typing import Any
 
@@ -48,8 +48,15 @@ def num_pieces(num_units: int) -> int:
 def run_pieces(kernel: Callable[..., None], pieces: int, num_units: int, *args: Any) -> None:
     """Call `kernel(piece, first_unit, last_unit, *args)` for all pieces on `torch.get_num_threads()` threads."""
     pool = _pool(torch.get_num_threads())
-    futures = [
-        pool.submit(kernel, i, num_units * i // pieces, num_units * (i + 1) // pieces, *args) for i in range(pieces)
-    ]
-    for future in futures:
-        future.result()
+    futures: list[Future[None]] = []
+    try:
+        for i in range(pieces):
+            first, last = num_units * i // pieces, num_units * (i + 1) // pieces
+            futures.append(pool.submit(kernel, i, first, last, *args))
+        for future in futures:
+            future.result()
+    finally:
+        # The kernels write to memory that the caller frees when this returns, after an interrupt too.
+        for future in futures:
+            future.cancel()
+        wait(futures)

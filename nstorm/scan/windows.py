@@ -5,9 +5,11 @@ from functools import lru_cache
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -15,9 +17,12 @@ class _Permute(torch.autograd.Function):
     """Reorder tokens (b, tokens, c); backward reorders them back, instead of the scatter-add of `index_select`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
-        ctx.save_for_backward(order, inverse)
+    def forward(x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
         return x.index_select(1, order)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[1:])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
@@ -27,15 +32,18 @@ class _Permute(torch.autograd.Function):
 
 @lru_cache(maxsize=64)
 def _orders(
-    padded: tuple[int, ...], window: tuple[int, ...], shift: tuple[int, ...], device: torch.device
-) -> tuple[Int64[Tensor, " tokens"], Int64[Tensor, " tokens"]]:
-    """The permutation from grid order to window order of the rolled grid, and its inverse."""
-    index = torch.arange(prod(padded), device=device).reshape(padded)
-    index = index.roll([-s for s in shift], dims=list(range(len(padded))))
+    padded: tuple[int, ...], window: tuple[int, ...], shift: tuple[int, ...]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The permutation from grid order to window order of the rolled grid, and its inverse.
+
+    As arrays: a cached tensor would keep the mode it was made in (inference, tracing) for calls outside of it.
+    """
+    index = np.arange(prod(padded)).reshape(padded)
+    index = np.roll(index, [-s for s in shift], axis=tuple(range(len(padded))))
     split = [size for p, w in zip(padded, window, strict=True) for size in (p // w, w)]
     axes = range(len(split))
-    order = index.reshape(split).permute(*axes[::2], *axes[1::2]).flatten()
-    return order, order.argsort()
+    order = index.reshape(split).transpose(*axes[::2], *axes[1::2]).ravel()
+    return order, np.argsort(order)
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,8 @@ class WindowLayout:
     padded: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:
+        for name in ("grid", "window_size", "shift_size"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         if not len(self.grid) == len(self.window_size) == len(self.shift_size):
             raise ValueError(
                 f"grid {self.grid}, window_size {self.window_size} and shift_size {self.shift_size} "
@@ -103,6 +113,10 @@ class WindowLayout:
         """Tokens in one window."""
         return prod(self.window)
 
+    def _tensors(self, device: torch.device) -> tuple[Int64[Tensor, " tokens"], Int64[Tensor, " tokens"]]:
+        order, inverse = _orders(self.padded, self.window, self.shift)
+        return torch.from_numpy(order).to(device), torch.from_numpy(inverse).to(device)
+
     def partition(self, x: Float[Tensor, "b *grid c"]) -> Float[Tensor, "windows tokens c"]:
         """Cut (b, *grid, c) into (b * num_windows, num_tokens, c).
 
@@ -114,13 +128,13 @@ class WindowLayout:
         if self.padded != self.grid:
             sizes = zip(reversed(self.grid), reversed(self.padded), strict=True)
             x = F.pad(x, [0, 0, *(n for size, padded in sizes for n in (0, padded - size))])
-        order, inverse = _orders(self.padded, self.window, self.shift, x.device)
+        order, inverse = self._tensors(x.device)
         tokens: Tensor = _Permute.apply(x.flatten(1, -2), order, inverse)
         return tokens.reshape(-1, self.num_tokens, x.shape[-1])
 
     def reverse(self, windows: Float[Tensor, "windows tokens c"]) -> Float[Tensor, "b *grid c"]:
         """Put (b * num_windows, num_tokens, c) back onto the grid, without its padding."""
-        order, inverse = _orders(self.padded, self.window, self.shift, windows.device)
+        order, inverse = self._tensors(windows.device)
         channels = windows.shape[-1]
         tokens: Tensor = _Permute.apply(windows.reshape(-1, order.numel(), channels), inverse, order)
         x = tokens.reshape(-1, *self.padded, channels)

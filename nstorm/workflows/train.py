@@ -123,7 +123,7 @@ def train_classifier(
             value = sum(mean * count for mean, count in measured) / sum(count for _, count in measured)
             if value < min(history.choose_loss, default=float("inf")):
                 best.clear()
-                best.update(copy.deepcopy(net.state_dict()), epoch=torch.tensor(engine.state.epoch))
+                best.update(copy.deepcopy(net.state_dict()))
             history.choose_loss.append(value)
             history.choose_epochs.append(engine.state.epoch)
 
@@ -137,7 +137,7 @@ def train_classifier(
     ).attach(trainer, event_name=Events.EPOCH_COMPLETED, closing_event_name=Events.COMPLETED)
     trainer.run()
     if best:
-        history.kept_epoch = int(best.pop("epoch"))
+        history.kept_epoch = history.choose_epochs[history.choose_loss.index(min(history.choose_loss))]
         net.load_state_dict(best)
     net.eval()
     return history

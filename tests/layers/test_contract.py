@@ -92,6 +92,30 @@ def test_bfloat16_autocast_stays_close(case):
     assert (y.float() - expected).abs().max() <= 0.05 * expected.abs().max().clamp(min=1)
 
 
+def test_monai_tensors_go_through_and_get_gradients(case):
+    from monai.data.meta_tensor import MetaTensor
+
+    make, x = case
+    module = make().eval()
+    leaf = MetaTensor(x.clone(), meta={"tr": 2.0}).requires_grad_()
+    y = module(leaf)
+    torch.testing.assert_close(torch.Tensor(y.as_subclass(torch.Tensor)), module(x))
+    y.sum().backward()
+    assert torch.isfinite(leaf.grad.as_subclass(torch.Tensor)).all()
+
+
+def test_inference_and_export_leave_nothing_behind(case):
+    make, x = case
+    module = make().eval()
+    with torch.inference_mode():
+        expected = module(x)
+    torch.export.export(module, (x,))
+    y = module(x.requires_grad_())
+    y.sum().backward()
+    assert type(y) is torch.Tensor
+    torch.testing.assert_close(y.detach(), expected.clone())
+
+
 def test_float64(case):
     make, x = case
     module = make().eval()

@@ -27,10 +27,10 @@ def make_inputs(n: int, d: int, length: int, s: int, dtype: torch.dtype = torch.
     return {name: x.to(dtype) for name, x in inputs.items()}
 
 
-def run(inputs: dict[str, Tensor], **kwargs):
+def run(inputs: dict[str, Tensor], softplus: bool = True, **kwargs):
     """y, last state, and the gradients of every input for a fixed random loss on both."""
     leaves = {name: x.detach().clone().requires_grad_() for name, x in inputs.items()}
-    y, last_state = selective_scan(**leaves, delta_softplus=True, return_last_state=True, **kwargs)
+    y, last_state = selective_scan(**leaves, delta_softplus=softplus, return_last_state=True, **kwargs)
     generator = torch.Generator().manual_seed(1)
     dy, dstate = (torch.randn(x.shape, generator=generator).to(x.dtype) for x in (y, last_state))
     grads = torch.autograd.grad([y, last_state], list(leaves.values()), [dy, dstate])
@@ -100,9 +100,8 @@ def test_matches_float64_reference(backend, n, d, length, s):
 def test_optional_inputs_and_plain_delta(backend):
     inputs = {k: v for k, v in make_inputs(3, 7, 40, 5).items() if k in ("u", "delta", "A", "B", "C")}
     inputs["delta"] = inputs["delta"].exp()
-    y = selective_scan(**inputs, backend=backend)
-    expected = selective_scan(**{k: x.double() for k, x in inputs.items()}, backend="reference")
-    assert relative_error(y, expected) <= 2e-5
+    expected = run({k: x.double() for k, x in inputs.items()}, softplus=False, backend="reference")
+    assert_close(run(inputs, softplus=False, backend=backend), expected)
 
 
 @pytest.mark.parametrize("backend", ACCELERATED)
@@ -183,6 +182,47 @@ def test_strided_inputs_equal_contiguous_ones(backend):
         selective_scan(**inputs | {"u": expanded}, delta_softplus=True, backend=backend),
         selective_scan(**inputs | {"u": expanded.contiguous()}, delta_softplus=True, backend=backend),
     )
+
+
+@pytest.mark.parametrize("backend", ACCELERATED)
+def test_gradients_do_not_depend_on_memory_layout(backend):
+    inputs = {k: x.requires_grad_() for k, x in make_inputs(3, 19, 21, 4).items()}
+    y = selective_scan(**inputs, delta_softplus=True, backend=backend)
+    dy = torch.randn(3, 1, 21).expand_as(y)
+    leaves = list(inputs.values())
+    expanded = torch.autograd.grad(y, leaves, dy, retain_graph=True)
+    for grad, expected in zip(expanded, torch.autograd.grad(y, leaves, dy.contiguous()), strict=True):
+        assert torch.equal(grad, expected)
+
+
+@pytest.mark.parametrize("backend", ACCELERATED)
+def test_one_group_is_none(backend):
+    inputs = make_inputs(2, 6, 9, 4)
+    grouped = inputs | {"B": inputs["B"][:, None], "C": inputs["C"][:, None]}
+    assert torch.equal(
+        selective_scan(**grouped, delta_softplus=True, backend=backend),
+        selective_scan(**inputs, delta_softplus=True, backend=backend),
+    )
+
+
+def test_an_interrupt_waits_for_the_threads():
+    """The caller frees the memory that the threads write to, so none may still run when an exception leaves."""
+    import time
+
+    from nstorm.scan.threads import run_pieces
+
+    running: list[int] = []
+
+    def kernel(piece: int, first: int, last: int) -> None:
+        if piece == 0:
+            raise KeyboardInterrupt
+        running.append(piece)
+        time.sleep(0.2)
+        running.remove(piece)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_pieces(kernel, 6, 6)
+    assert not running
 
 
 @pytest.mark.parametrize("backend", ACCELERATED)
@@ -310,20 +350,31 @@ def test_operator_contract(backend):
 def test_compiles_to_one_graph(backend):
     inputs = make_inputs(2, 6, 34, 3)
 
+    inputs = {name: x.requires_grad_() for name, x in inputs.items()}
+
     def f(**kwargs):
-        return selective_scan(**kwargs, delta_softplus=True, backend=backend).square()
+        return selective_scan(**kwargs, delta_softplus=True, backend=backend).square().sum()
 
     compiled = torch.compile(f, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(**inputs), f(**inputs))
+    grads = torch.autograd.grad(compiled(**inputs), list(inputs.values()))
+    for grad, expected in zip(grads, torch.autograd.grad(f(**inputs), list(inputs.values())), strict=True):
+        torch.testing.assert_close(grad, expected)
 
 
-def test_auto_takes_numba_on_a_cpu_and_says_why_not_for_float64(caplog):
+def test_auto_takes_numba_on_a_cpu_and_says_once_why_not_for_float64(caplog, monkeypatch):
+    from nstorm.scan import backends
     from nstorm.scan.backends import choose_backend
 
+    monkeypatch.setattr(backends, "_told", set())
+    caplog.set_level("INFO", logger="nstorm.scan")
     inputs = make_inputs(1, 2, 3, 2)
     assert choose_backend("auto", inputs["u"], inputs["A"], inputs["B"]) == "numba"
     double = {k: x.double() for k, x in inputs.items()}
-    assert selective_scan(**double).dtype == torch.float64
+    for _ in range(2):
+        assert selective_scan(**double).dtype == torch.float64
+    assert [record.message for record in caplog.records] == [
+        "scan backend 'numba' is passed over: it computes in float32 and the tensors are float64"
+    ]
     with pytest.raises(ValueError, match="backend 'numba' cannot take this call: it computes in float32"):
         selective_scan(**double, backend="numba")
 
@@ -337,6 +388,8 @@ def test_auto_takes_numba_on_a_cpu_and_says_why_not_for_float64(caplog):
         ({"D": torch.randn(4)}, r"D has shape \(4,\), expected \(3,\)"),
         ({"initial_state": torch.randn(2, 3, 5)}, "initial_state has shape"),
         ({"token_mask": torch.ones(2, 8, dtype=torch.bool)}, "token_mask has shape"),
+        ({"reset": torch.ones(2, 9, dtype=torch.uint8)}, r"reset has type torch\.uint8, expected torch\.bool"),
+        ({"z": torch.empty(2, 3, 9, device="meta")}, "z is on meta and u on cpu"),
         ({"u": torch.randn(3, 9)}, r"u must be \(n, d, l\)"),
         ({"A": torch.randn(3, 4, dtype=torch.complex64)}, "A is complex"),
         ({"backend": "cuda"}, "backend 'cuda' is unknown; choose one of"),

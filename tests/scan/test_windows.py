@@ -70,6 +70,14 @@ def test_bad_layout(args, message):
         WindowLayout(*args)
 
 
+def test_lists_are_as_good_as_tuples_and_functional_gradients_work():
+    layout = WindowLayout([4, 6], [2, 3], [1, 1])
+    assert layout == WindowLayout((4, 6), (2, 3), (1, 1))
+    x = torch.randn(1, 4, 6, 2)
+    grad = torch.func.grad(lambda x: layout.partition(x).square().sum())(x)
+    assert torch.equal(grad, 2 * x)
+
+
 def test_partition_on_another_grid():
     with pytest.raises(ValueError, match=r"x is on the grid \(4, 5\), this layout is for \(4, 4\)"):
         WindowLayout((4, 4), (2, 2), (0, 0)).partition(torch.zeros(1, 4, 5, 3))

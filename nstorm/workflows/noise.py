@@ -20,6 +20,18 @@ class WithinClassNoise:
         labels: their classes (N,).
         scale: standard deviation of the noise, in units of the residuals'.
         generator: source of the mixtures.
+
+    References:
+        Bishop, "Training with noise is equivalent to Tikhonov regularization", Neural Computation 7:108 (1995).
+
+    Example:
+        >>> import torch
+        >>> from nstorm.workflows import WithinClassNoise
+        >>> clips, labels = torch.randn(6, 1, 8, 8, 4, 9), torch.tensor([0, 0, 0, 1, 1, 1])
+        >>> noise = WithinClassNoise(clips, labels, scale=2.0, generator=torch.Generator().manual_seed(0))
+        >>> image, label = noise({"image": clips[:2], "label": labels[:2]}, "cpu")
+        >>> image.shape
+        torch.Size([2, 1, 8, 8, 4, 9])
     """
 
     def __init__(

@@ -67,8 +67,11 @@ def merge_events(events: Sequence[Event], *, max_gap: float) -> list[Event]:
 
     Example:
         >>> from nstorm.data import Event, merge_events
-        >>> merge_events([Event(0, 0.9, "face"), Event(1, 0.9, "face"), Event(2, 0.9, "house")], max_gap=0.5)
-        [Event(onset=0, duration=1.9, trial_type='face'), Event(onset=2, duration=0.9, trial_type='house')]
+        >>> pictures = [Event(0.0, 0.5, "face"), Event(1.0, 0.5, "face"), Event(2.0, 0.5, "house")]
+        >>> for block in merge_events(pictures, max_gap=0.5):
+        ...     print(block)
+        Event(onset=0.0, duration=1.5, trial_type='face')
+        Event(onset=2.0, duration=0.5, trial_type='house')
     """
     merged: list[Event] = []
     for event in sorted(events, key=lambda event: event.onset):

@@ -14,34 +14,45 @@ from sklearn.pipeline import make_pipeline
 
 from nstorm.demo.recording import Fold, Recording
 
+# the covariance of more voxels than this would not fit a laptop's memory
+_MANY_VOXELS = 5000
+
 
 @dataclass(frozen=True)
 class Baseline:
     """A linear classifier, of single frames (log-probabilities averaged over a block) or of the mean of a block.
 
-    `make` builds it from a setting, `candidates` are the settings to choose from, `default` is the one to take where
-    there is nothing to choose on.
+    `make` builds it from a setting and the number of voxels. `candidates` are the settings to choose from, `default`
+    is the one to take where there is nothing to choose on.
     """
 
-    make: Callable[[float], BaseEstimator]
-    candidates: tuple[float, ...]
-    default: float
+    make: Callable[[float, int], BaseEstimator]
+    candidates: tuple[float, ...] = (0.0,)
+    default: float = 0.0
     block_means: bool = False
 
 
-def _lda(shrinkage: float) -> BaseEstimator:
-    # PCA is a rotation here, and where voxels outnumber samples their span: else whole brains need a huge covariance
-    return make_pipeline(PCA(), LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage))
+def _logistic(strength: float, num_voxels: int) -> BaseEstimator:
+    return LogisticRegression(C=strength, max_iter=5000)
 
 
-_SHRINKAGES = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
+def _lda(_: float, num_voxels: int) -> BaseEstimator:
+    if num_voxels > _MANY_VOXELS:
+        return make_pipeline(PCA(), LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.2))
+    return LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
+
+
 BASELINES = {
-    "logistic regression": Baseline(
-        lambda strength: LogisticRegression(C=strength, max_iter=5000), (0.001, 0.01, 0.1, 1.0), 0.01
-    ),
-    "shrinkage LDA": Baseline(_lda, _SHRINKAGES, 0.2),
-    "LDA of block means": Baseline(_lda, _SHRINKAGES, 0.2, block_means=True),
+    "logistic regression": Baseline(_logistic, (0.001, 0.01, 0.1, 1.0), 0.01),
+    "shrinkage LDA": Baseline(_lda),
+    "LDA of block means": Baseline(_lda, block_means=True),
 }
+
+
+def baselines_for(recording: Recording, fold: Fold) -> list[str]:
+    """Name the baselines that can be fitted: LDA needs more samples than categories, so block means more blocks."""
+    num_blocks = len(fold.train)
+    return [name for name, each in BASELINES.items() if not each.block_means or num_blocks > len(recording.labels)]
 
 
 def _samples(
@@ -67,12 +78,13 @@ def fit_baseline(name: str, recording: Recording, fold: Fold) -> tuple[Float[np.
     baseline = BASELINES[name]
 
     def log_probabilities(train: Sequence[int], test: Sequence[int], setting: float) -> NDArray[np.float64]:
-        classifier = baseline.make(setting).fit(*_samples(recording, train, baseline.block_means))
+        samples, labels = _samples(recording, train, baseline.block_means)
+        classifier = baseline.make(setting, samples.shape[1]).fit(samples, labels)
         probabilities = [classifier.predict_proba(_samples(recording, [i], baseline.block_means)[0]) for i in test]
         return np.stack([np.log(np.maximum(p, 1e-12, dtype=np.float64)).mean(0) for p in probabilities])
 
     setting = baseline.default
-    if fold.choose:
+    if fold.choose and len(baseline.candidates) > 1:
         labels = [recording.blocks[i].label for i in fold.choose]
         scores = [
             log_probabilities(fold.train, fold.choose, candidate)[np.arange(len(labels)), labels].mean()

@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from nstorm.demo.baseline import BASELINES, fit_baseline
+from nstorm.demo.baseline import baselines_for, fit_baseline
 from nstorm.demo.model import BlockDecoder, FrameCrossEntropy
 from nstorm.demo.recording import Fold, Recording
 from nstorm.workflows import Estimate, History, WithinClassNoise, bootstrap_mean, train_classifier
@@ -125,7 +125,7 @@ def _run_folds(recording: Recording, images: Tensor, labels: Tensor, recipe: Rec
         name = f"fold {index + 1} of {len(recording.folds)}"
         model, histories = _fit_networks(images, labels, fold, recipe, seed, len(recording.labels), name)
         log_probabilities, settings = {"nstorm": model}, {}
-        for baseline in BASELINES:
+        for baseline in baselines_for(recording, fold):
             log_probabilities[baseline], settings[baseline] = fit_baseline(baseline, recording, fold)
         folds.append(FoldResult(fold.test, log_probabilities, settings, histories))
     return folds

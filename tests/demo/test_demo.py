@@ -109,6 +109,8 @@ def test_recording_of_ones_own(run_on_disk, tmp_path):
     assert recording.folds == [Fold((3, 4, 5), (), (0, 1, 2)), Fold((0, 1, 2), (), (3, 4, 5))]
     assert cropped_images(recording).shape[2:5] == (8, 8, 5)
     results = run_experiment(recording, recipe=Recipe(num_steps=60, num_networks=1), seed=0)
+    # with one block of a category to train on there is no covariance of block means
+    assert results.methods == ["nstorm", "logistic regression", "shrinkage LDA"]
     for method in results.methods:
         assert results.correct(method).all(), method
 
@@ -154,8 +156,8 @@ def test_loss_and_decoder():
 
 def test_baseline_chooses_on_the_runs_to_choose_on(haxby):
     fold = haxby.folds[0]
-    log_probabilities, setting = fit_baseline("shrinkage LDA", haxby, fold)
-    assert setting in BASELINES["shrinkage LDA"][1]
+    log_probabilities, setting = fit_baseline("logistic regression", haxby, fold)
+    assert setting in BASELINES["logistic regression"].candidates
     assert log_probabilities.shape == (24, 8)
     labels = np.array(haxby.block_labels)[list(fold.test)]
     assert (log_probabilities.argmax(1) == labels).mean() > 0.5

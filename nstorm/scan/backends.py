@@ -42,7 +42,7 @@ def _numba_refuses(u: Tensor, A: Tensor, B: Tensor) -> str | None:
     return None
 
 
-BACKENDS = {"numba": Backend("nstorm.scan.numba_backend", 16, 16, _numba_refuses)}
+BACKENDS = {"numba": Backend("nstorm.scan.numba_backend", 32, 16, _numba_refuses)}
 
 
 def choose_backend(requested: str, u: Tensor, A: Tensor, B: Tensor) -> str:

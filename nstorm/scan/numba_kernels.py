@@ -11,7 +11,7 @@ own and partial sums are added in a fixed order afterwards, so results do not de
 how many there are.
 
 Memory. Forward keeps the state before every `CHUNK` tokens; backward recomputes the states of one chunk and one
-vector of channels at a time from there, into scratch that fits the first-level cache.
+vector of channels at a time from there, into scratch that stays in the cache.
 """
 
 import numpy as np
@@ -35,7 +35,7 @@ from nstorm.scan.simd import (
     value,
 )
 
-CHUNK = 16
+CHUNK = 32
 
 SKIP = 1
 RESET = 2

@@ -316,6 +316,10 @@ def test_nan_and_overflow_are_not_hidden(backend):
     assert torch.isfinite(y[0, 0]).all()
     assert torch.isfinite(y[0, 1, :2]).all()
     assert torch.isnan(y[0, 1, 2:]).all()
+    for name in ("delta", "A", "B", "C", "D", "z", "delta_bias"):
+        poisoned = make_inputs(1, 2, 6, 3)
+        poisoned[name].view(-1)[0] = torch.nan
+        assert torch.isnan(selective_scan(**poisoned, delta_softplus=True, backend=backend)[0, 0]).any(), name
     growing = make_inputs(1, 1, 4, 1) | {"A": torch.full((1, 1), 1e4), "delta": torch.ones(1, 1, 4)}
     assert not torch.isfinite(selective_scan(**growing, backend=backend)).all()
 

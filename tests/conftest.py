@@ -1,7 +1,4 @@
-import hashlib
 import json
-import os
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,11 +6,6 @@ import pytest
 import torch
 from safetensors import safe_open
 from torch import Tensor
-
-# numba's cache looks at the file of a kernel, not at the files of the functions that are inlined into it
-_sources = (Path(find_spec("nstorm").origin).parent / "scan" / name for name in ("simd.py", "numba_kernels.py"))
-_key = hashlib.sha256(b"".join(source.read_bytes() for source in _sources)).hexdigest()[:16]
-os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parent / ".numba_cache" / _key))
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -37,6 +37,10 @@ from nstorm.scan.simd import (
 
 CHUNK = 32
 
+# Numba keys its disk cache by the contents of this file alone, though simd.py is compiled into the kernels: machine
+# code of an older simd.py would be loaded. Naming its contents here renews the cache whenever they change.
+SIMD_SHA256 = "fe2e5ebdcddb4c40"
+
 SKIP = 1
 RESET = 2
 

@@ -3,8 +3,7 @@
 Numba's automatic vectoriser gives up on loops as long as the scan's, so the kernels say what is a vector: LLVM maps
 the type to whatever the CPU has (one AVX-512 register, two of AVX2, four of NEON). Operators take vectors and scalars.
 
-Numba's disk cache looks at the file of a kernel alone: after a change here, remove `__pycache__/*.nb?` (tests use a
-cache of their own, keyed by content).
+After a change here, `SIMD_SHA256` in `numba_kernels` must follow (a test says how), or numba's disk cache stays stale.
 """
 
 import operator

@@ -37,11 +37,14 @@ def accuracy_figure(results: Results) -> Figure:
 
 def confusion_figure(results: Results) -> Figure:
     """Confusion matrix of every method: counts, coloured by their share of the blocks shown."""
-    figure = Figure(figsize=(4.1 * len(results.methods), 4.6), layout="constrained")
-    panels: Sequence[Axes] = figure.subplots(1, len(results.methods), sharey=True)
+    rows = -(-len(results.methods) // 2)
+    figure = Figure(figsize=(9.5, 4.4 * rows), layout="constrained")
+    panels: Sequence[Axes] = figure.subplots(rows, 2, sharex=True, sharey=True).flat
     true = results.true[results.tested]
     ticks = range(len(results.labels))
-    for axes, method in zip(panels, results.methods, strict=True):
+    for axes in panels[len(results.methods) :]:
+        axes.remove()
+    for axes, method in zip(panels[: len(results.methods)], results.methods, strict=True):
         counts = np.zeros((len(ticks),) * 2, int)
         np.add.at(counts, (true, results.predicted(method)), 1)
         share = counts / counts.sum(1, keepdims=True).clip(min=1)
@@ -51,9 +54,9 @@ def confusion_figure(results: Results) -> Figure:
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=8)
         axes.set_xticks(ticks, results.labels, rotation=45, ha="right")
         axes.set_yticks(ticks, results.labels)
-        axes.set(title=method, xlabel="predicted")
-    panels[0].set_ylabel("shown")
-    figure.colorbar(image, ax=list(panels), label="share of the blocks shown", shrink=0.7)
+        axes.set(title=method, xlabel="predicted", ylabel="shown")
+        axes.label_outer()
+    figure.colorbar(image, ax=list(panels[: len(results.methods)]), label="share of the blocks shown", shrink=0.6)
     return figure
 
 

@@ -1,4 +1,4 @@
-"""The command line: `nstorm demo`."""
+"""The command line: `nstorm demo` and `nstorm info`."""
 
 import argparse
 import sys
@@ -36,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--out", type=Path, default=Path("nstorm_demo"), metavar="DIR", help="default: %(default)s")
     demo.add_argument("--seed", type=_seed, default=0, help="default: %(default)s")
+    commands.add_parser("info", help="print versions, devices, and which backend runs the scan here")
     return parser
 
 
@@ -43,6 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; bad input ends with one sentence and exit code 2."""
     parser = _parser()
     args = parser.parse_args(argv)
+    if args.command == "info":
+        from nstorm import info
+
+        print(info.describe())
+        return 0
     own = [name for name in ("events", "mask", "delay") if getattr(args, name) is not None]
     if own and args.recording is None:
         parser.error(f"--{own[0]} belongs to a recording of your own: give --recording too")

@@ -1,20 +1,36 @@
 """The Mamba-1 mixer, with no compiled package behind it."""
 
 import math
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from nstorm.scan import selective_scan
+from nstorm.scan import causal_conv1d, selective_scan
+from nstorm.scan.backends import ScanCall, choose_backend
+from nstorm.scan.mamba_inner import mamba_inner
+
+
+class MambaState(NamedTuple):
+    """All that a `MambaMixer` carries from token to token.
+
+    Attributes:
+        conv: the last d_conv - 1 inputs of the convolution, (N, inner, d_conv - 1).
+        scan: the state of the scan, (N, inner, d_state), float32 or wider.
+    """
+
+    conv: Float[Tensor, "n inner past"]
+    scan: Float[Tensor, "n inner s"]
 
 
 class MambaMixer(nn.Module):
     """Mix the tokens of sequences causally with a selective state-space model.
 
-    Its state dict equals that of `mamba_ssm.Mamba` with the same sizes, and so do its values; it runs on any device.
+    Its state dict equals that of `mamba_ssm.Mamba` with the same sizes, and so do its values; it runs on any device. On
+    a CPU, convolution, projections, scan and gate are one operator that makes no copies between them.
 
     Args:
         dim: channels of a token.
@@ -91,24 +107,84 @@ class MambaMixer(nn.Module):
         self.A_log.copy_(states.log().expand_as(self.A_log))
         nn.init.ones_(self.D)
 
-    def forward(self, x: Float[Tensor, "n l c"]) -> Float[Tensor, "n l c"]:
-        """Mix tokens (N, L, C) along L; the output at a token depends on it and those before it."""
-        length = x.shape[1]
-        x, z = self.in_proj(x).chunk(2, dim=-1)  # (n, l, inner) each
-        x = F.silu(self.conv1d(x.transpose(1, 2))[..., :length])  # (n, inner, l)
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "MambaMixer":
+        """Move or convert the parameters; `A_log` and `D` do not become shorter than float32."""
+        exact = {name: getattr(self, name).data for name in ("A_log", "D")}
+        super()._apply(fn, recurse)
+        for name, before in exact.items():
+            parameter = getattr(self, name)
+            if parameter.dtype in (torch.bfloat16, torch.float16):
+                parameter.data = before.to(device=parameter.device, dtype=torch.float32)
+        return self
+
+    def forward(
+        self,
+        x: Float[Tensor, "n l c"],
+        *,
+        token_mask: Bool[Tensor, "n l"] | None = None,
+        reset: Bool[Tensor, "n l"] | None = None,
+        state: MambaState | None = None,
+        return_state: bool = False,
+    ) -> Float[Tensor, "n l c"] | tuple[Float[Tensor, "n l c"], MambaState]:
+        """Mix tokens (N, L, C) along L; the output at a token depends on it and those before it.
+
+        Args:
+            x: tokens.
+            token_mask: (N, L), False for tokens to skip: they are absent from convolution and state, and what comes
+                out for them is that of an empty token.
+            reset: (N, L), True where convolution and state start anew, as if the sequence began there.
+            state: where an earlier part of the sequences ended; differentiable. Zeros if None.
+            return_state: also return where these end, so that the next part can follow.
+        """
+        xz = self.in_proj(x)
+        n, length, _ = xz.shape
+        inner = self.D.shape[0]
+        call = ScanCall(xz.device.type, self._widest(xz), (n, inner, length, self.d_state))
+        if state is None and not return_state and choose_backend(self.backend, call) == "numba":
+            y = mamba_inner(
+                xz, self.conv1d.weight[:, 0], self.conv1d.bias, self.x_proj.weight, self.dt_proj.weight,
+                self.dt_proj.bias, -self.A_log.exp(), self.D, token_mask, reset,
+            )[0]  # fmt: skip
+            return self.out_proj(y)
+        y, last = self._in_parts(xz, token_mask, reset, state)
+        return (self.out_proj(y), last) if return_state else self.out_proj(y)
+
+    def _widest(self, x: Tensor) -> torch.dtype:
+        return torch.promote_types(x.dtype, self.A_log.dtype)
+
+    def _in_parts(
+        self, xz: Tensor, token_mask: Tensor | None, reset: Tensor | None, state: MambaState | None
+    ) -> tuple[Tensor, MambaState]:
+        x, z = (part.transpose(1, 2) for part in xz.chunk(2, dim=-1))  # (n, inner, l) each
+        if token_mask is not None:
+            # whatever a skipped token holds must not reach the projections' gradients
+            x, z = (torch.where(token_mask[:, None], part, 0.0) for part in (x, z))
+        x, conv = causal_conv1d(
+            x, self.conv1d.weight[:, 0].to(x.dtype), None if self.conv1d.bias is None else self.conv1d.bias.to(x.dtype),
+            silu=True, initial_state=None if state is None else state.conv, token_mask=token_mask, reset=reset,
+            return_last_state=True, backend=self.backend,
+        )  # fmt: skip
         step, B, C = self.x_proj(x.transpose(1, 2)).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         # the bias of dt_proj is added inside the scan, in float32
         step = F.linear(step, self.dt_proj.weight)
-        y = selective_scan(
-            x,
-            step.transpose(1, 2),
-            -self.A_log.exp(),
-            B.transpose(1, 2),
-            C.transpose(1, 2),
-            self.D,
-            z.transpose(1, 2),
-            self.dt_proj.bias,
-            delta_softplus=True,
-            backend=self.backend,
-        )
-        return self.out_proj(y.transpose(1, 2))
+        y, scan = selective_scan(
+            x, step.transpose(1, 2), -self.A_log.exp(), B.transpose(1, 2), C.transpose(1, 2), self.D, z,
+            self.dt_proj.bias, delta_softplus=True, initial_state=None if state is None else state.scan,
+            token_mask=token_mask, reset=reset, return_last_state=True, backend=self.backend,
+        )  # fmt: skip
+        return y.transpose(1, 2), MambaState(conv, scan)
+
+    def step(self, x: Float[Tensor, "n c"], state: MambaState | None = None) -> tuple[Float[Tensor, "n c"], MambaState]:
+        """Take one token (N, C) of each sequence as it arrives; returns its output and the state to go on from.
+
+        Example:
+            >>> import torch
+            >>> from nstorm.layers import MambaMixer
+            >>> mixer, state = MambaMixer(dim=24), None
+            >>> for token in torch.randn(5, 2, 24):
+            ...     y, state = mixer.step(token, state)
+            >>> y.shape
+            torch.Size([2, 24])
+        """
+        y, state = self(x[:, None], state=state, return_state=True)
+        return y[:, 0], state

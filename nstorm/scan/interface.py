@@ -6,13 +6,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from nstorm.scan.backends import choose_backend
+from nstorm.scan.backends import ScanCall, choose_backend
 from nstorm.scan.operator import scan_operator
 from nstorm.scan.reference import selective_scan_reference
 
 
 def _check(name: str, x: Tensor | None, *shapes: tuple[int, ...]) -> None:
-    if x is not None and tuple(x.shape) not in shapes:
+    # only shapes of one rank are compared: tracing would make conditions of the others' sizes
+    if x is not None and tuple(x.shape) not in [shape for shape in shapes if len(shape) == x.dim()]:
         raise ValueError(f"{name} has shape {tuple(x.shape)}, expected {' or '.join(map(str, shapes))}")
 
 
@@ -73,7 +74,10 @@ def selective_scan(
         token_mask: `(n, l)`, False for tokens to skip: they leave the state as it is, and their output is 0.
         reset: `(n, l)`, True where the state starts anew, from zeros, before the token is read.
         return_last_state: also return the state `(n, d, s)` after the last token. Differentiable.
-        backend: `"auto"` (the fastest that takes the call), `"numba"` (CPU, float32) or `"reference"`.
+        backend: `"auto"` (the fastest that takes the call), `"numba"` (CPU, float32), `"mamba_ssm"` (that package's
+            CUDA kernel), `"torch"` (any device) or `"reference"`. `"auto"` heeds `nstorm.scan.use_backend`, then the
+            environment variable `NSTORM_SCAN_BACKEND`. The variable is read when the scan is called; a function
+            compiled or exported reads it when it is traced, and keeps what it read.
 
     Returns:
         y `(n, d, l)` in the type of `u`; with `return_last_state` the pair (y, last state).
@@ -124,11 +128,17 @@ def selective_scan(
             raise ValueError(f"{name} is on {tensor.device} and u on {u.device}: move them to one device")
     # one group is none, which every backend takes
     B, C = (matrix[:, 0] if matrix.dim() == 4 and matrix.shape[1] == 1 else matrix for matrix in (B, C))
-    if B.dim() != C.dim():
-        # the kernels want both alike, and a group axis holds every form
-        B, C = _grouped(B, n, length), _grouped(C, n, length)
 
-    name = choose_backend(backend, u, A, B)
+    call = ScanCall(
+        u.device.type,
+        u.dtype,
+        (n, num_channels, length, num_states),
+        (_num_groups(B), _num_groups(C)),
+        initial_state is not None,
+        token_mask is not None or reset is not None,
+        return_last_state,
+    )
+    name = choose_backend(backend, call)
     if name == "reference":
         y, last_state = selective_scan_reference(
             u, delta, A, _grouped(B, n, length), _grouped(C, n, length), D, z, delta_bias, delta_softplus,
@@ -136,12 +146,22 @@ def selective_scan(
         )  # fmt: skip
     else:
         y, last_state, _ = scan_operator(
-            u.transpose(1, 2), delta.transpose(1, 2), A, B.transpose(1, 2), C.transpose(1, 2), D,
+            u.transpose(1, 2), delta.transpose(1, 2), A, _tokens_second(B), _tokens_second(C), D,
             None if z is None else z.transpose(1, 2), delta_bias, delta_softplus,
             initial_state, token_mask, reset, name,
         )  # fmt: skip
         y = y.transpose(1, 2)
     return (y, last_state) if return_last_state else y
+
+
+def _num_groups(matrix: Tensor) -> int:
+    """Groups of channels that B or C has; 0 where it is constant."""
+    return matrix.shape[1] if matrix.dim() == 4 else matrix.dim() - 2
+
+
+def _tokens_second(matrix: Tensor) -> Tensor:
+    """(n, s, l) as (n, l, s) and (n, g, s, l) as (n, l, g, s); (d, s) has no tokens."""
+    return matrix if matrix.dim() == 2 else matrix.movedim(-1, 1)
 
 
 def _grouped(matrix: Tensor, n: int, length: int) -> Float[Tensor, "n g s l"]:

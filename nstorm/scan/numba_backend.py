@@ -1,90 +1,16 @@
-"""The `numba` backend: hands torch's memory to the CPU kernels."""
+"""The `numba` backend of the selective scan."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from nstorm.scan import numba_kernels as kernels
-from nstorm.scan.simd import LANES, LOG2_E
-from nstorm.scan.threads import num_pieces, run_pieces
-
-# Shapes alone decide how work is cut, never the number of threads, so that sums are always added in one order.
-_MAX_RUNS = 256
-_FEW_SEQUENCES = 16
-_SLAB = 32
-
-
-@dataclass(frozen=True)
-class _Units:
-    """The units of work: the range of sequences and the range of channels of each; slabs follow each other fastest."""
-
-    sequences: NDArray[np.int64]
-    channels: NDArray[np.int64]
-    num_slabs: int
-
-    @classmethod
-    def cut(cls, num_sequences: int, num_channels: int) -> "_Units":
-        num_runs = min(num_sequences, _MAX_RUNS)
-        # With many sequences these alone keep all threads busy, and dB, dC need no second sum over slabs.
-        num_slabs = 1 if num_sequences >= _FEW_SEQUENCES else -(-num_channels // _SLAB)
-        runs = [(num_sequences * i // num_runs, num_sequences * (i + 1) // num_runs) for i in range(num_runs)]
-        slabs = [(i * _SLAB, min((i + 1) * _SLAB, num_channels)) for i in range(num_slabs)]
-        if num_slabs == 1:
-            slabs = [(0, num_channels)]
-        units = [(run, slab) for run in runs for slab in slabs]
-        return cls(
-            np.array([run for run, _ in units], np.int64).reshape(-1, 2),
-            np.array([slab for _, slab in units], np.int64).reshape(-1, 2),
-            num_slabs,
-        )
-
-
-Rows = tuple[int, int, int]
-
-
-def _plain(x: Tensor) -> Tensor:
-    """In float32, without history, and without what a subclass such as MONAI's MetaTensor does to operations."""
-    return x.detach().as_subclass(Tensor).float()
-
-
-def _rows(x: Tensor | None) -> tuple[Tensor | None, Rows]:
-    """The float32 memory of an (n, l, c) tensor whose last axis is contiguous, and its address and strides."""
-    if x is None:
-        return None, (0, 0, 0)
-    x = _plain(x)
-    if x.stride(-1) != 1 and x.shape[-1] > 1:
-        x = x.contiguous()
-    return x, (x.data_ptr(), x.stride(0), x.stride(1))
-
-
-def _padded(x: Tensor | None, num_channels: int) -> Tensor:
-    """A copy whose last axis, channels, is float32 with zeros up to a whole number of vectors."""
-    if x is None:
-        x = torch.zeros(num_channels)
-    return F.pad(_plain(x), (0, -num_channels % LANES)).clone(memory_format=torch.contiguous_format)
-
-
-def _unpadded(state: Tensor, num_channels: int) -> Tensor:
-    """(n, s, padded d) as (n, d, s)."""
-    return state[..., :num_channels].transpose(1, 2).contiguous()
-
-
-def _flags(token_mask: Tensor | None, reset: Tensor | None) -> Tensor | None:
-    given = [m for m in (token_mask, reset) if m is not None]
-    if not given:
-        return None
-    flags = torch.zeros(given[0].shape, dtype=torch.uint8)
-    if token_mask is not None:
-        flags += ~token_mask.as_subclass(Tensor) * kernels.SKIP
-    if reset is not None:
-        flags += reset.as_subclass(Tensor) * kernels.RESET
-    return flags
+from nstorm.scan.elementary import LOG2_E
+from nstorm.scan.numba_memory import address, byte_flags, cut, launch, padded, plain, readable, rows, unpadded
+from nstorm.scan.runs import CHUNK
+from nstorm.scan.simd import GROUP, LANES
 
 
 class _Call:
@@ -94,24 +20,23 @@ class _Call:
         self, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
         delta_bias: Tensor | None, delta_softplus: bool, token_mask: Tensor | None, reset: Tensor | None,
     ) -> None:  # fmt: skip
-        self.num_sequences, self.length, self.num_channels = u.shape
-        self.num_states = A.shape[1]
-        self.padded = -(-self.num_channels // LANES) * LANES
-        self.units = _Units.cut(self.num_sequences, self.num_channels)
-        self._rows = [_rows(x) for x in (u, delta, z, B, C)]
-        self._weights = [_padded(x, self.num_channels) for x in (A.t() * LOG2_E, D, delta_bias)]
-        self._flags = _flags(token_mask, reset)
+        n, length, d = u.shape
+        num_states = A.shape[1]
+        self.num_rows = -(-num_states // GROUP) * GROUP
+        self.sizes = length, d, num_states, -(-d // LANES) * LANES
+        self.units = cut((n, length, d), reset)
+        self._rows = [readable(x) for x in (u, delta, z, B, C)]
+        A = F.pad(plain(A).t() * LOG2_E, (0, 0, 0, self.num_rows - num_states))
+        self._weights = [padded(x, d) for x in (A, D, delta_bias)]
+        self._flags = byte_flags(token_mask, reset)
         self._softplus = delta_softplus
 
-    def run(self, kernel: Callable[..., None], *args: Any, first: tuple[Any, ...] = ()) -> None:
-        """Run a kernel over all units; `first` stands before and `args` after the arguments both kernels share."""
-        pieces = num_pieces(len(self.units.sequences))
-        scratch = torch.empty(pieces, kernels.scratch_size(self.num_states))
-        run_pieces(
-            kernel, pieces, len(self.units.sequences), self.units.sequences, self.units.channels, scratch.data_ptr(),
-            (self.length, self.num_channels, self.num_states, self.padded), *first,
-            *(rows for _, rows in self._rows), *(x.data_ptr() for x in self._weights), self._softplus,
-            0 if self._flags is None else self._flags.data_ptr(), *args,
+    def run(self, kernel: Any, *args: Any) -> None:
+        """Run a kernel; `args` follow the arguments that both kernels share."""
+        scratch = kernels.scratch_size(self.sizes[2], self.sizes[3])
+        launch(
+            kernel, self.units, scratch, self.sizes, *map(rows, self._rows), *map(address, self._weights),
+            self._softplus, address(self._flags), *args,
         )  # fmt: skip
 
 
@@ -122,41 +47,53 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Return y (n, l, d), the last state (n, d, s), and the states backward starts from (n, chunks, s, padded d)."""
     call = _Call(u, delta, A, B, C, D, z, delta_bias, delta_softplus, token_mask, reset)
-    n = call.num_sequences
-    y = torch.empty(n, call.length, call.num_channels)
-    states = torch.empty(n, -(-call.length // kernels.CHUNK), call.num_states, call.padded)
-    if initial_state is None:
-        state = torch.zeros(n, call.num_states, call.padded)
-    else:
-        state = _padded(initial_state.transpose(1, 2), call.num_channels)
-    call.run(kernels.forward, y.data_ptr(), states.data_ptr(), state.data_ptr())
-    return y.to(u.dtype), _unpadded(state, call.num_channels), states
+    (n, length, d), (*_, num_states, width) = u.shape, call.sizes
+    y = torch.empty(n, length, d)
+    states = torch.empty(n, -(-length // CHUNK), num_states, width)
+    last_state = torch.empty(n, num_states, width)
+    first_state = None if initial_state is None else padded(initial_state.transpose(1, 2), d)
+    call.run(kernels.forward, address(first_state), rows(y), states.data_ptr(), last_state.data_ptr())
+    return y.to(u.dtype), unpadded(last_state, d), states
 
 
 def backward(
-    dy: Tensor, dlast_state: Tensor, states: Tensor,
+    dy: Tensor, dlast_state: Tensor | None, states: Tensor,
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
     delta_bias: Tensor | None, delta_softplus: bool, token_mask: Tensor | None, reset: Tensor | None,
+    *, dz: Tensor | None = None, dB: Tensor | None = None, dC: Tensor | None = None,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    """Return the gradients of u, delta, A, B, C, D, z, delta_bias and initial_state, in float32."""
+    """Return the gradients of u, delta, A, B, C, D, z, delta_bias and initial_state, in float32.
+
+    Those of z, B and C are written where the caller wants them, if given.
+    """
     call = _Call(u, delta, A, B, C, D, z, delta_bias, delta_softplus, token_mask, reset)
-    n, num_runs = call.num_sequences, len(call.units.sequences) // call.units.num_slabs
-    dy_memory, dy_rows = _rows(dy)
-    du = torch.empty(n, call.length, call.num_channels)
-    # the kernel leaves dz alone where a token is skipped
-    ddelta, dz = torch.empty_like(du), torch.zeros(du.shape if z is not None else (1, 1, 1))
-    dA, dD = torch.zeros(num_runs, call.num_states, call.padded), torch.zeros(num_runs, call.padded)
-    dB, dbias = torch.empty(call.units.num_slabs, n, call.length, call.num_states), torch.zeros_like(dD)
-    dC = torch.empty_like(dB)
-    dstate = _padded(dlast_state.transpose(1, 2), call.num_channels)
+    (n, length, d), (*_, num_states, width) = u.shape, call.sizes
+    memory = readable(dy)
+    du, ddelta = torch.empty(n, length, d), torch.empty(n, length, d)
+    if z is not None and dz is None:
+        dz = torch.empty(n, length, d)
+    parts, slabs = call.units.num_parts, call.units.num_slabs
+    dA, dD, dbias = (torch.zeros(parts, *shape, width) for shape in ((call.num_rows,), (), ()))
+    slab_B, slab_C = (
+        x[None] if x is not None and slabs == 1 else torch.empty(slabs, n, length, num_states) for x in (dB, dC)
+    )
+    dlast = torch.zeros(n, num_states, width) if dlast_state is None else padded(dlast_state.transpose(1, 2), d)
+    dfirst = torch.empty(n, num_states, width)
     call.run(
-        kernels.backward, states.data_ptr(), du.data_ptr(), ddelta.data_ptr(), dz.data_ptr(), dA.data_ptr(),
-        dB.numpy(), dC.numpy(), dD.data_ptr(), dbias.data_ptr(), dstate.data_ptr(),
-        first=(call.units.num_slabs, dy_rows),
+        kernels.backward, rows(memory), states.data_ptr(), dlast.data_ptr(), rows(du), rows(ddelta), rows(dz),
+        dA.data_ptr(), *((*rows(x[0]), x.stride(0)) if slabs else (0, 0, 0, 0) for x in (slab_B, slab_C)),
+        dD.data_ptr(), dbias.data_ptr(), dfirst.data_ptr(),
     )  # fmt: skip
-    del dy_memory
-    d = call.num_channels
     return (
-        du, ddelta, dA.sum(0)[:, :d].t().contiguous(), dB.sum(0), dC.sum(0), dD.sum(0)[:d].clone(),
-        dz, dbias.sum(0)[:d].clone(), _unpadded(dstate, d),
+        du, ddelta, dA.sum(0)[:num_states, :d].t().contiguous(), _sum(slab_B, dB), _sum(slab_C, dC),
+        dD.sum(0)[:d].clone(), torch.zeros(1, 1, 1) if dz is None else dz, dbias.sum(0)[:d].clone(),
+        unpadded(dfirst, d),
     )  # fmt: skip
+
+
+def _sum(slabs: Tensor, target: Tensor | None) -> Tensor:
+    """The sum over slabs, in the target if there is one (which may be the only slab)."""
+    if len(slabs) == 1:
+        return slabs[0]
+    total = slabs.sum(0)
+    return total if target is None else target.copy_(total)

@@ -1,6 +1,7 @@
 """The selective scan as one PyTorch operator, so that autograd, `torch.compile` and `torch.export` see one node.
 
-The operator works on `(n, l, d)` memory, the layout in which a mixer produces its tokens.
+The operator works on `(n, l, d)` memory, the layout in which a mixer produces its tokens. B and C are `(n, l, s)`,
+`(n, l, g, s)` in groups of channels, or `(d, s)`.
 """
 
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nstorm.scan.backends import BACKENDS
+from nstorm.scan.torch_backend import state_dtype
 
 
 @torch.library.custom_op("nstorm::selective_scan", mutates_args=())
@@ -16,13 +18,16 @@ def scan_operator(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
     delta_bias: Tensor | None, delta_softplus: bool, initial_state: Tensor | None,
     token_mask: Tensor | None, reset: Tensor | None, backend: str,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Return y (n, l, d), the last state (n, d, s), and the states that the backward pass starts from."""
-    return (
-        BACKENDS[backend]
-        .kernels()
-        .forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, token_mask, reset)
-    )
+) -> tuple[Tensor, Tensor, list[Tensor]]:  # fmt: skip
+    """Return y (n, l, d), the last state (n, d, s), and what the backend keeps for its backward pass, flat.
+
+    Flat, because in more dimensions `torch.export` would make it a condition that there is more than one chunk.
+    """
+    forward = BACKENDS[backend].kernels().forward
+    y, last_state, *kept = forward(
+        u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, token_mask, reset
+    )  # fmt: skip
+    return y, last_state, [x.flatten() for x in kept]
 
 
 @scan_operator.register_fake
@@ -30,42 +35,33 @@ def _(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
     delta_bias: Tensor | None, delta_softplus: bool, initial_state: Tensor | None,
     token_mask: Tensor | None, reset: Tensor | None, backend: str,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    n, length, num_channels = u.shape
-    chunk, lanes = BACKENDS[backend].chunk, BACKENDS[backend].lanes
-    num_chunks, num_vectors = (length + chunk - 1) // chunk, (num_channels + lanes - 1) // lanes
-    state = u.new_empty(n, num_channels, A.shape[1], dtype=torch.float32)
-    return (
-        u.new_empty(n, length, num_channels),
-        state,
-        state.new_empty(n, num_chunks, A.shape[1], num_vectors * lanes),
-    )
+) -> tuple[Tensor, Tensor, list[Tensor]]:  # fmt: skip
+    n, _, num_channels = u.shape
+    last_state = u.new_empty(n, num_channels, A.shape[1], dtype=state_dtype(u))
+    return u.new_empty(u.shape), last_state, BACKENDS[backend].kept(u, A, z)
 
 
 @torch.library.custom_op("nstorm::selective_scan_backward", mutates_args=())
 def backward_operator(
-    dy: Tensor, dlast_state: Tensor, states: Tensor,
+    dy: Tensor, dlast_state: Tensor, kept: list[Tensor],
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
     delta_bias: Tensor | None, delta_softplus: bool, token_mask: Tensor | None, reset: Tensor | None,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Return the gradients of u, delta, A, B, C, D, z, delta_bias and the initial state, in float32."""
-    return (
-        BACKENDS[backend]
-        .kernels()
-        .backward(dy, dlast_state, states, u, delta, A, B, C, D, z, delta_bias, delta_softplus, token_mask, reset)
-    )
+    """Return the gradients of u, delta, A, B, C, D, z, delta_bias and the initial state, in the type of the state."""
+    backward = BACKENDS[backend].kernels().backward
+    return backward(dy, dlast_state, *kept, u, delta, A, B, C, D, z, delta_bias, delta_softplus, token_mask, reset)
 
 
 @backward_operator.register_fake
 def _(
-    dy: Tensor, dlast_state: Tensor, states: Tensor,
+    dy: Tensor, dlast_state: Tensor, kept: list[Tensor],
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
     delta_bias: Tensor | None, delta_softplus: bool, token_mask: Tensor | None, reset: Tensor | None,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     def new(*shape: Any) -> Tensor:
-        return u.new_empty(shape, dtype=torch.float32)
+        return u.new_empty(shape, dtype=state_dtype(u))
 
     num_channels = u.shape[-1]
     return (
@@ -74,19 +70,25 @@ def _(
     )  # fmt: skip
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, list[Tensor]]) -> None:
     u, delta, A, B, C, D, z, delta_bias, ctx.delta_softplus, initial_state, token_mask, reset, ctx.backend = inputs
     ctx.state_dtype = None if initial_state is None else initial_state.dtype
-    ctx.mark_non_differentiable(output[2])
-    ctx.save_for_backward(u, delta, A, B, C, D, z, delta_bias, token_mask, reset, output[2])
+    kept = output[2]
+    # or zeros would be made for what is kept
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(*kept)
+    ctx.save_for_backward(u, delta, A, B, C, D, z, delta_bias, token_mask, reset, *kept)
 
 
-def _backward(ctx: Any, dy: Tensor, dlast_state: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    u, delta, A, B, C, D, z, delta_bias, token_mask, reset, states = ctx.saved_tensors
+def _backward(ctx: Any, dy: Tensor | None, dlast_state: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
+    u, delta, A, B, C, D, z, delta_bias, token_mask, reset, *kept = ctx.saved_tensors
+    if dy is None:
+        dy = torch.zeros_like(u)
+    if dlast_state is None:
+        dlast_state = u.new_zeros(u.shape[0], u.shape[2], A.shape[1], dtype=state_dtype(u))
     grads = backward_operator(
-        dy, dlast_state, states, u, delta, A, B, C, D, z, delta_bias, ctx.delta_softplus, token_mask, reset,
-        ctx.backend,
-    )  # fmt: skip
+        dy, dlast_state, kept, u, delta, A, B, C, D, z, delta_bias, ctx.delta_softplus, token_mask, reset, ctx.backend
+    )
     inputs = (u, delta, A, B, C, D, z, delta_bias)
     du, ddelta, dA, dB, dC, dD, dz, dbias = (
         None if x is None else grad.to(x.dtype) for x, grad in zip(inputs, grads[:8], strict=True)

@@ -1,9 +1,12 @@
-"""Vectors of 16 float32 lanes as a numba type, and the elementary functions the scan needs of them.
+"""Vectors of float32 lanes as numba types.
 
-Numba's automatic vectoriser gives up on loops as long as the scan's, so the kernels say what is a vector: LLVM maps
-the type to whatever the CPU has (one AVX-512 register, two of AVX2, four of NEON). Operators take vectors and scalars.
+Numba's automatic vectoriser gives up on loops as long as the scan's, so the kernels say what is a vector, and LLVM
+maps it to whatever the CPU has. `float32x16` is 16 channels (one AVX-512 register, two of AVX2, four of NEON);
+`float32x64` is 4 states of 16 channels each, state by state: four independent chains hide the latency of arithmetic.
+Operators take vectors and scalars. Memory is an address (of float32) and an index.
 
-After a change here, `SIMD_SHA256` in `numba_kernels` must follow (a test says how), or numba's disk cache stays stale.
+After a change here, `SOURCES_SHA256` must follow wherever it stands (a test says how), or numba's disk cache stays
+stale.
 """
 
 import operator
@@ -15,9 +18,10 @@ from numba import njit, types
 from numba.extending import intrinsic, models, overload, register_model
 
 LANES = 16
+GROUP = 4
 
 _FLOAT, _INT = ir.FloatType(), ir.IntType(32)
-_FLOATS, _INTS = ir.VectorType(_FLOAT, LANES), ir.VectorType(_INT, LANES)
+_NARROW, _WIDE = ir.VectorType(_FLOAT, LANES), ir.VectorType(_FLOAT, GROUP * LANES)
 # a * b + c may become one instruction; nothing else may be changed
 _FLAGS = ("contract",)
 
@@ -29,73 +33,218 @@ class _Float32x16(types.Type):
         super().__init__(name="float32x16")
 
 
+class _Float32x64(types.Type):
+    def __init__(self) -> None:
+        super().__init__(name="float32x64")
+
+
 float32x16 = _Float32x16()
+float32x64 = _Float32x64()
 
 
 @register_model(_Float32x16)
 class _Float32x16Model(models.PrimitiveModel):
     def __init__(self, manager: Any, type_: Any) -> None:
-        super().__init__(manager, type_, _FLOATS)
+        super().__init__(manager, type_, _NARROW)
 
 
-def _constant(value: float) -> ir.Constant:
-    return ir.Constant(_FLOATS, [value] * LANES)
+@register_model(_Float32x64)
+class _Float32x64Model(models.PrimitiveModel):
+    def __init__(self, manager: Any, type_: Any) -> None:
+        super().__init__(manager, type_, _WIDE)
 
 
-def _integers(value: int) -> ir.Constant:
-    return ir.Constant(_INTS, [value] * LANES)
+def constant(value: float) -> ir.Constant:
+    """A vector constant for code generation."""
+    return ir.Constant(_NARROW, [value] * LANES)
+
+
+def shuffle(builder: Any, a: Any, b: Any, lanes: list[int]) -> Any:
+    """Choose lanes of two vectors during code generation."""
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_INT, len(lanes)), lanes))
+
+
+def split(builder: Any, wide: Any) -> list[Any]:
+    """The narrow vectors of a wide one; free, for a wide vector is as many registers."""
+    return [shuffle(builder, wide, wide, [*range(i * LANES, (i + 1) * LANES)]) for i in range(GROUP)]
+
+
+def join(builder: Any, narrow: list[Any]) -> Any:
+    """A wide vector of narrow ones."""
+    while len(narrow) > 1:
+        lanes = [*range(2 * narrow[0].type.count)]
+        narrow = [shuffle(builder, a, b, lanes) for a, b in zip(narrow[::2], narrow[1::2], strict=True)]
+    return narrow[0]
+
+
+def _pointer(builder: Any, address: Any, index: Any, pointee: Any) -> Any:
+    floats = builder.inttoptr(address, _FLOAT.as_pointer())
+    return builder.bitcast(builder.gep(floats, [index]), pointee.as_pointer())
+
+
+def _load(builder: Any, address: Any, index: Any, pointee: Any = _NARROW) -> Any:
+    return builder.load(_pointer(builder, address, index, pointee), align=4)
+
+
+def _store(builder: Any, address: Any, index: Any, x: Any) -> None:
+    builder.store(x, _pointer(builder, address, index, x.type), align=4)
+
+
+def _splat(builder: Any, scalar: Any) -> Any:
+    undefined = ir.Constant(_NARROW, ir.Undefined)
+    one = builder.insert_element(undefined, scalar, _INT(0))
+    return builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(_INT, LANES), [0] * LANES))
+
+
+def _places(builder: Any, index: Any, stride: Any) -> list[Any]:
+    return [builder.add(index, builder.mul(stride, stride.type(i))) for i in range(GROUP)]
 
 
 @intrinsic
 def splat(typingctx, x):
-    """All lanes equal to a scalar."""
+    """All 16 lanes equal to a scalar."""
 
     def codegen(context, builder, signature, args):
-        one = builder.insert_element(ir.Constant(_FLOATS, ir.Undefined), args[0], _INT(0))
-        return builder.shuffle_vector(one, ir.Constant(_FLOATS, ir.Undefined), _integers(0))
+        return _splat(builder, args[0])
 
     return float32x16(types.float32), codegen
 
 
-def _pointer(builder: Any, args: Any, pointee: Any) -> Any:
-    """A pointer from an address (of float32) and an index."""
-    floats = builder.inttoptr(args[0], _FLOAT.as_pointer())
-    return builder.bitcast(builder.gep(floats, [args[1]]), pointee.as_pointer())
+@intrinsic
+def spread(typingctx, x):
+    """The same 16 channels for each of 4 states."""
+
+    def codegen(context, builder, signature, args):
+        return join(builder, [args[0]] * GROUP)
+
+    return float32x64(float32x16), codegen
 
 
 @intrinsic
 def load(typingctx, address, index):
-    """The 16 float32 that begin at an index of an address."""
+    """The 16 float32 that begin at an index."""
 
     def codegen(context, builder, signature, args):
-        return builder.load(_pointer(builder, args, _FLOATS), align=4)
+        return _load(builder, *args)
 
     return float32x16(types.intp, types.intp), codegen
 
 
 @intrinsic
 def store(typingctx, address, index, x):
-    """Write 16 float32 at an index of an address."""
+    """Write 16 float32 at an index."""
 
     def codegen(context, builder, signature, args):
-        builder.store(args[2], _pointer(builder, args, _FLOATS), align=4)
+        _store(builder, *args)
 
     return types.void(types.intp, types.intp, float32x16), codegen
 
 
+def _prefetch(to_write: bool) -> Callable[..., Any]:
+    @intrinsic
+    def prefetch(typingctx, address, index):
+        def codegen(context, builder, signature, args):
+            name, byte, flag = "llvm.prefetch.p0i8", ir.IntType(8).as_pointer(), ir.IntType(32)
+            function = builder.module.globals.get(name)
+            if function is None:
+                function = ir.Function(builder.module, ir.FunctionType(ir.VoidType(), [byte, *[flag] * 3]), name)
+            pointer = builder.bitcast(_pointer(builder, *args, _FLOAT), byte)
+            builder.call(function, [pointer, flag(int(to_write)), flag(3), flag(1)])
+
+        return types.void(types.intp, types.intp), codegen
+
+    return prefetch
+
+
+# Ask for memory that will be read, or written, some hundred instructions later; any address will do.
+prefetch_read, prefetch_write = _prefetch(False), _prefetch(True)
+
+
 @intrinsic
-def value(typingctx, address, index):
-    """The float32 at an index of an address."""
+def load_states(typingctx, address, index, stride):
+    """4 states of 16 channels, a stride apart."""
 
     def codegen(context, builder, signature, args):
-        return builder.load(_pointer(builder, args, _FLOAT))
+        address, index, stride = args
+        return join(builder, [_load(builder, address, at) for at in _places(builder, index, stride)])
+
+    return float32x64(types.intp, types.intp, types.intp), codegen
+
+
+@intrinsic
+def store_states(typingctx, address, index, stride, x):
+    """Write 4 states of 16 channels, a stride apart."""
+
+    def codegen(context, builder, signature, args):
+        address, index, stride, wide = args
+        for at, narrow in zip(_places(builder, index, stride), split(builder, wide), strict=True):
+            _store(builder, address, at, narrow)
+
+    return types.void(types.intp, types.intp, types.intp, float32x64), codegen
+
+
+@intrinsic
+def load_scalars(typingctx, address, index):
+    """4 numbers, one for all 16 channels of each state."""
+
+    def codegen(context, builder, signature, args):
+        address, index = args
+        places = _places(builder, index, index.type(1))
+        return join(builder, [_splat(builder, _load(builder, address, at, _FLOAT)) for at in places])
+
+    return float32x64(types.intp, types.intp), codegen
+
+
+@intrinsic
+def multiply_add(typingctx, a, b, c):
+    """A * b + c for 4 states, with b and the result in a chain of one instruction where the CPU has it."""
+
+    def codegen(context, builder, signature, args):
+        name = f"llvm.fmuladd.v{GROUP * LANES}f32"
+        function = builder.module.globals.get(name)
+        if function is None:
+            function = ir.Function(builder.module, ir.FunctionType(_WIDE, [_WIDE] * 3), name)
+        return builder.call(function, args)
+
+    return float32x64(float32x64, float32x64, float32x64), codegen
+
+
+@intrinsic
+def add_products(typingctx, x, a, b):
+    """X + the sum over 4 states of a * b."""
+
+    def codegen(context, builder, signature, args):
+        total = args[0]
+        for p, q in zip(split(builder, args[1]), split(builder, args[2]), strict=True):
+            total = builder.fadd(total, builder.fmul(p, q, flags=_FLAGS), flags=_FLAGS)
+        return total
+
+    return float32x16(float32x16, float32x64, float32x64), codegen
+
+
+@intrinsic
+def value(typingctx, address, index):
+    """The float32 at an index."""
+
+    def codegen(context, builder, signature, args):
+        return _load(builder, *args, _FLOAT)
 
     return types.float32(types.intp, types.intp), codegen
 
 
 @intrinsic
+def set_value(typingctx, address, index, x):
+    """Write one float32 at an index."""
+
+    def codegen(context, builder, signature, args):
+        _store(builder, *args)
+
+    return types.void(types.intp, types.intp, types.float32), codegen
+
+
+@intrinsic
 def byte(typingctx, address, index):
-    """The byte at an index of an address."""
+    """The byte at an index of an address of bytes."""
 
     def codegen(context, builder, signature, args):
         data = builder.inttoptr(args[0], ir.IntType(8).as_pointer())
@@ -104,60 +253,51 @@ def byte(typingctx, address, index):
     return types.uint8(types.intp, types.intp), codegen
 
 
-def _shuffle(builder: Any, a: Any, b: Any, lanes: list[int]) -> Any:
-    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_INT, len(lanes)), lanes))
+def _masked(builder: Any, operation: str, width: Any, returns: Any, *args: Any) -> Any:
+    """Call LLVM's masked load or store for the first `width` lanes."""
+    bits = ir.VectorType(ir.IntType(1), LANES)
+    lanes = ir.Constant(ir.VectorType(width.type, LANES), [*range(LANES)])
+    first = builder.insert_element(ir.Constant(lanes.type, ir.Undefined), width, _INT(0))
+    widths = builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(_INT, LANES), [0] * LANES))
+    mask = builder.icmp_signed("<", lanes, widths)
+    alignment = _INT(4)
+    if operation == "load":
+        pointer, passthrough = args
+        args = (pointer, alignment, mask, passthrough)
+        types_ = [pointer.type, _INT, bits, _NARROW]
+    else:
+        x, pointer = args
+        args = (x, pointer, alignment, mask)
+        types_ = [_NARROW, pointer.type, _INT, bits]
+    name = f"llvm.masked.{operation}.v{LANES}f32.p0v{LANES}f32"
+    function = builder.module.globals.get(name)
+    if function is None:
+        function = ir.Function(builder.module, ir.FunctionType(returns, types_), name)
+    return builder.call(function, args)
 
 
-def _piece(size: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """How to put `size` numbers of memory before the lanes of a vector, and how to write and drop its first ones."""
-    part = ir.VectorType(_FLOAT, size)
+@intrinsic
+def _load_first(typingctx, address, index, width):
+    def codegen(context, builder, signature, args):
+        pointer = _pointer(builder, args[0], args[1], _NARROW)
+        return _masked(builder, "load", args[2], _NARROW, pointer, constant(0.0))
 
-    @intrinsic
-    def put_before(typingctx, address, index, x):
-        def codegen(context, builder, signature, args):
-            loaded = builder.load(_pointer(builder, args, part), align=4)
-            widened = _shuffle(builder, loaded, loaded, [i % size for i in range(LANES)])
-            return _shuffle(builder, widened, args[2], [*range(size), *range(LANES, 2 * LANES - size)])
-
-        return float32x16(types.intp, types.intp, float32x16), codegen
-
-    @intrinsic
-    def write_first(typingctx, address, index, x):
-        def codegen(context, builder, signature, args):
-            first = _shuffle(builder, args[2], args[2], list(range(size)))
-            builder.store(first, _pointer(builder, args, part), align=4)
-            return _shuffle(builder, args[2], _constant(0.0), list(range(size, LANES + size)))
-
-        return float32x16(types.intp, types.intp, float32x16), codegen
-
-    return put_before, write_first
+    return float32x16(types.intp, types.intp, types.intp), codegen
 
 
-_load_8, _store_8 = _piece(8)
-_load_4, _store_4 = _piece(4)
-_load_2, _store_2 = _piece(2)
-_load_1, _store_1 = _piece(1)
+@intrinsic
+def _store_first(typingctx, address, index, width, x):
+    def codegen(context, builder, signature, args):
+        pointer = _pointer(builder, args[0], args[1], _NARROW)
+        _masked(builder, "store", args[2], ir.VoidType(), args[3], pointer)
+
+    return types.void(types.intp, types.intp, types.intp, float32x16), codegen
 
 
 @inline
 def load_part(address, index, width):
     """`load` of the first `width` lanes, 1 to 16; the others are 0, and no memory beyond them is read."""
-    if width == LANES:
-        return load(address, index)
-    x = splat(types.float32(0.0))
-    index += width
-    if width & 1:
-        index -= 1
-        x = _load_1(address, index, x)
-    if width & 2:
-        index -= 2
-        x = _load_2(address, index, x)
-    if width & 4:
-        index -= 4
-        x = _load_4(address, index, x)
-    if width & 8:
-        x = _load_8(address, index - 8, x)
-    return x
+    return load(address, index) if width == LANES else _load_first(address, index, width)
 
 
 @inline
@@ -166,49 +306,64 @@ def store_part(address, index, width, x):
     if width == LANES:
         store(address, index, x)
     else:
-        if width & 8:
-            x = _store_8(address, index, x)
-            index += 8
-        if width & 4:
-            x = _store_4(address, index, x)
-            index += 4
-        if width & 2:
-            x = _store_2(address, index, x)
-            index += 2
-        if width & 1:
-            _store_1(address, index, x)
+        _store_first(address, index, width, x)
+
+
+def _pairwise(builder: Any, a: Any, b: Any, run: int) -> Any:
+    """Add the halves of every block of 2 * run lanes of two vectors; blocks of a then stand before those of b."""
+    low = [block + i for block in range(0, 2 * LANES, 2 * run) for i in range(run)]
+    high = [lane + run for lane in low]
+    return builder.fadd(shuffle(builder, a, b, low), shuffle(builder, a, b, high), flags=_FLAGS)
 
 
 @intrinsic
-def total(typingctx, x):
-    """The sum of the lanes, added pairwise in a fixed order."""
+def partial_sums(typingctx, x):
+    """Sums over 4 lanes each of 4 states of 16 channels: 4 a state, for `finish_sums`."""
 
     def codegen(context, builder, signature, args):
-        value = args[0]
-        for width in (8, 4, 2, 1):
-            lower, upper = (_shuffle(builder, value, value, [first + i for i in range(width)]) for first in (0, width))
-            value = builder.fadd(lower, upper, flags=_FLAGS)
-        return builder.extract_element(value, _INT(0))
+        a, b, c, d = split(builder, args[0])
+        run = LANES // 2
+        return _pairwise(builder, _pairwise(builder, a, b, run), _pairwise(builder, c, d, run), run // 2)
 
-    return types.float32(float32x16), codegen
+    return float32x16(float32x64), codegen
 
 
-def _register(operation: Callable[..., Any], instruction: str) -> None:
+@intrinsic
+def finish_sums(typingctx, a, b, c, d):
+    """The sums over channels of 16 states from the partial ones of 4 states each, in the states' order."""
+
+    def codegen(context, builder, signature, args):
+        a, b, c, d = args
+        run = LANES // 8
+        return _pairwise(builder, _pairwise(builder, a, b, run), _pairwise(builder, c, d, run), run // 2)
+
+    return float32x16(float32x16, float32x16, float32x16, float32x16), codegen
+
+
+def _register(vector: Any, operation: Callable[..., Any], instruction: str) -> None:
     @intrinsic
     def vectors(typingctx, a, b):
         def codegen(context, builder, signature, args):
             return getattr(builder, instruction)(*args, flags=_FLAGS)
 
-        return float32x16(float32x16, float32x16), codegen
+        return vector(vector, vector), codegen
+
+    @intrinsic
+    def repeated(typingctx, x):
+        def codegen(context, builder, signature, args):
+            narrow = _splat(builder, args[0])
+            return narrow if vector is float32x16 else join(builder, [narrow] * GROUP)
+
+        return vector(types.float32), codegen
 
     @overload(operation, inline="always")
     def of_vectors(a, b):
-        if a is float32x16 and b is float32x16:
+        if a is vector and b is vector:
             return lambda a, b: vectors(a, b)
-        if a is float32x16 and isinstance(b, types.Float):
-            return lambda a, b: vectors(a, splat(b))
-        if b is float32x16 and isinstance(a, types.Float):
-            return lambda a, b: vectors(splat(a), b)
+        if a is vector and isinstance(b, types.Float):
+            return lambda a, b: vectors(a, repeated(b))
+        if b is vector and isinstance(a, types.Float):
+            return lambda a, b: vectors(repeated(a), b)
         return None
 
 
@@ -218,89 +373,5 @@ for _operation, _instruction in (
     (operator.mul, "fmul"),
     (operator.truediv, "fdiv"),
 ):
-    _register(_operation, _instruction)
-
-
-@intrinsic
-def _scale_by_power_of_two(typingctx, x, rounded):
-    """X * 2^n, where n stands in the lowest bits of `rounded`: an addition to the exponent's bits."""
-
-    def codegen(context, builder, signature, args):
-        exponent = builder.shl(builder.bitcast(args[1], _INTS), _integers(23))
-        return builder.bitcast(builder.add(builder.bitcast(args[0], _INTS), exponent), _FLOATS)
-
-    return float32x16(float32x16, float32x16), codegen
-
-
-@intrinsic
-def _clamp_exponent(typingctx, x):
-    """Keep 2^x between the smallest normal number and inf; NaN stays NaN."""
-
-    def codegen(context, builder, signature, args):
-        x = args[0]
-        for comparison, bound in (("<", -125.0), (">", 128.0)):
-            x = builder.select(builder.fcmp_ordered(comparison, x, _constant(bound)), _constant(bound), x)
-        return x
-
-    return float32x16(float32x16), codegen
-
-
-@intrinsic
-def _minus_absolute(typingctx, x):
-    def codegen(context, builder, signature, args):
-        sign = builder.or_(builder.bitcast(args[0], _INTS), _integers(-(2**31)))
-        return builder.bitcast(sign, _FLOATS)
-
-    return float32x16(float32x16), codegen
-
-
-@intrinsic
-def _if_negative(typingctx, x, then, otherwise):
-    def codegen(context, builder, signature, args):
-        return builder.select(builder.fcmp_ordered("<", args[0], _constant(0.0)), *args[1:])
-
-    return float32x16(float32x16, float32x16, float32x16), codegen
-
-
-_F = types.float32
-LOG2_E = 1.4426950408889634
-# Added and subtracted again, it rounds to an integer, which it leaves in the lowest bits.
-_ROUND = 1.5 * 2**23
-
-
-@inline
-def exp2(x):
-    """2^x to 2e-7: at least 2^-125, inf from 128 on, exactly 1 for 0; a minimax polynomial on [-1/2, 1/2]."""
-    x = _clamp_exponent(x)
-    rounded = x + _F(_ROUND)
-    f = x - (rounded - _F(_ROUND))
-    p = f * _F(1.534581182189188e-4) + _F(1.3399931217660706e-3)
-    p = p * f + _F(9.618488957786107e-3)
-    p = p * f + _F(5.550328776969926e-2)
-    p = p * f + _F(2.402264689062784e-1)
-    p = p * f + _F(6.931472057372654e-1)
-    p = p * f + _F(1.0)
-    return _scale_by_power_of_two(p, rounded)
-
-
-@inline
-def sigmoid(x):
-    """1 / (1 + e^-x), accurate in both tails."""
-    e = exp2(_minus_absolute(x) * _F(LOG2_E))
-    return _if_negative(x, e, splat(_F(1.0))) / (e + _F(1.0))
-
-
-@inline
-def softplus(x):
-    """log(1 + e^x) = max(x, 0) + log1p(e), with log1p(e) = 2 artanh(e / (2 + e)) by its odd power series."""
-    e = exp2(_minus_absolute(x) * _F(LOG2_E))
-    w = e / (e + _F(2.0))
-    w2 = w * w
-    p = w2 * _F(1 / 15) + _F(1 / 13)
-    p = p * w2 + _F(1 / 11)
-    p = p * w2 + _F(1 / 9)
-    p = p * w2 + _F(1 / 7)
-    p = p * w2 + _F(1 / 5)
-    p = p * w2 + _F(1 / 3)
-    p = p * w2 + _F(1.0)
-    return _if_negative(x, splat(_F(0.0)), x) + p * w * _F(2.0)
+    for _vector in (float32x16, float32x64):
+        _register(_vector, _operation, _instruction)

@@ -1,5 +1,6 @@
 """Layers for 4D fMRI that work alone: volumes are (B, C, H, W, D, T), tokens in blocks (B, H, W, D, T, C)."""
 
+from nstorm.layers.bidirectional_mamba import BidirectionalMambaMixer
 from nstorm.layers.heads import ClassificationHead, RegressionHead
 from nstorm.layers.mamba import MambaMixer, MambaState
 from nstorm.layers.patch_embed import PatchEmbed4D
@@ -9,8 +10,10 @@ from nstorm.layers.position_embedding import PositionEmbedding4D, resize_positio
 from nstorm.layers.shifted_window import ShiftedWindowBlock, ShiftedWindowStage
 from nstorm.layers.sincos_position_embedding import SinCosPositionEmbedding4D
 from nstorm.layers.time_embedding import TimeEmbedding
+from nstorm.layers.window_attention import WindowAttention
 
 __all__ = [
+    "BidirectionalMambaMixer",
     "ClassificationHead",
     "MambaMixer",
     "MambaState",
@@ -23,5 +26,6 @@ __all__ = [
     "ShiftedWindowStage",
     "SinCosPositionEmbedding4D",
     "TimeEmbedding",
+    "WindowAttention",
     "resize_position_embeddings",
 ]

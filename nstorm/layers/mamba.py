@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from nstorm.layers.packing import on_packed
 from nstorm.scan import causal_conv1d, selective_scan
 from nstorm.scan.backends import ScanCall, choose_backend
+from nstorm.scan.causal_conv import check_flags
 from nstorm.scan.mamba_inner import mamba_inner
 
 
@@ -109,12 +111,17 @@ class MambaMixer(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "MambaMixer":
         """Move or convert the parameters; `A_log` and `D` do not become shorter than float32."""
-        exact = {name: getattr(self, name).data for name in ("A_log", "D")}
-        super()._apply(fn, recurse)
-        for name, before in exact.items():
-            parameter = getattr(self, name)
-            if parameter.dtype in (torch.bfloat16, torch.float16):
-                parameter.data = before.to(device=parameter.device, dtype=torch.float32)
+
+        def exact(x: Tensor) -> Tensor:
+            converted = fn(x)
+            short = converted.dtype in (torch.bfloat16, torch.float16)
+            return x.to(device=converted.device, dtype=torch.float32) if short else converted
+
+        if recurse:
+            for module in self.children():
+                module._apply(fn)
+        # the mixer's own parameters are these two
+        super()._apply(exact, recurse=False)
         return self
 
     def forward(
@@ -130,48 +137,64 @@ class MambaMixer(nn.Module):
 
         Args:
             x: tokens.
-            token_mask: (N, L), False for tokens to skip: they are absent from convolution and state, and what comes
-                out for them is that of an empty token.
+            token_mask: (N, L), False for tokens to skip: they are absent from convolution and state, whatever they
+                hold, and their output is 0.
             reset: (N, L), True where convolution and state start anew, as if the sequence began there.
             state: where an earlier part of the sequences ended; differentiable. Zeros if None.
             return_state: also return where these end, so that the next part can follow.
+
+        Raises:
+            ValueError: if `token_mask` or `reset` is not one boolean a token.
         """
+        n, length, _ = x.shape
+        check_flags(token_mask, reset, (n, length))
+        call = ScanCall(x.device.type, self._widest(x), (n, self.D.shape[0], length, self.d_state))
+        fused = state is None and not return_state and choose_backend(self.backend, call) == "numba"
+        # how many tokens are left is nothing that tracing could know
+        if fused and token_mask is not None and x.device.type == "cpu" and not torch.compiler.is_compiling():
+            return on_packed(lambda tokens, begins: self(tokens, reset=begins), x, token_mask, reset)
+        if token_mask is not None:
+            # or what a skipped token holds would be multiplied by its gradient of 0
+            x = torch.where(token_mask[..., None], x, 0.0)
         xz = self.in_proj(x)
-        n, length, _ = xz.shape
-        inner = self.D.shape[0]
-        call = ScanCall(xz.device.type, self._widest(xz), (n, inner, length, self.d_state))
-        if state is None and not return_state and choose_backend(self.backend, call) == "numba":
+        if fused:
             y = mamba_inner(
                 xz, self.conv1d.weight[:, 0], self.conv1d.bias, self.x_proj.weight, self.dt_proj.weight,
                 self.dt_proj.bias, -self.A_log.exp(), self.D, token_mask, reset,
             )[0]  # fmt: skip
-            return self.out_proj(y)
-        y, last = self._in_parts(xz, token_mask, reset, state)
-        return (self.out_proj(y), last) if return_state else self.out_proj(y)
+            last = None
+        else:
+            y, last = self._in_parts(xz, token_mask, reset, state, return_state)
+        y = self.out_proj(y)
+        if token_mask is not None and self.out_proj.bias is not None:
+            y = torch.where(token_mask[..., None], y, 0.0)
+        return y if last is None else (y, last)
 
     def _widest(self, x: Tensor) -> torch.dtype:
         return torch.promote_types(x.dtype, self.A_log.dtype)
 
     def _in_parts(
-        self, xz: Tensor, token_mask: Tensor | None, reset: Tensor | None, state: MambaState | None
-    ) -> tuple[Tensor, MambaState]:
+        self, xz: Tensor, token_mask: Tensor | None, reset: Tensor | None, state: MambaState | None, return_state: bool
+    ) -> tuple[Tensor, MambaState | None]:
         x, z = (part.transpose(1, 2) for part in xz.chunk(2, dim=-1))  # (n, inner, l) each
-        if token_mask is not None:
-            # whatever a skipped token holds must not reach the projections' gradients
-            x, z = (torch.where(token_mask[:, None], part, 0.0) for part in (x, z))
         x, conv = causal_conv1d(
-            x, self.conv1d.weight[:, 0].to(x.dtype), None if self.conv1d.bias is None else self.conv1d.bias.to(x.dtype),
-            silu=True, initial_state=None if state is None else state.conv, token_mask=token_mask, reset=reset,
+            x, self.conv1d.weight[:, 0], self.conv1d.bias, silu=True,
+            initial_state=None if state is None else state.conv, token_mask=token_mask, reset=reset,
             return_last_state=True, backend=self.backend,
         )  # fmt: skip
         step, B, C = self.x_proj(x.transpose(1, 2)).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         # the bias of dt_proj is added inside the scan, in float32
         step = F.linear(step, self.dt_proj.weight)
-        y, scan = selective_scan(
+        # a backend that has no last state is asked for none
+        asked: dict[str, Any] = {"return_last_state": return_state}
+        y = selective_scan(
             x, step.transpose(1, 2), -self.A_log.exp(), B.transpose(1, 2), C.transpose(1, 2), self.D, z,
             self.dt_proj.bias, delta_softplus=True, initial_state=None if state is None else state.scan,
-            token_mask=token_mask, reset=reset, return_last_state=True, backend=self.backend,
+            token_mask=token_mask, reset=reset, backend=self.backend, **asked,
         )  # fmt: skip
+        if not return_state:
+            return y.transpose(1, 2), None
+        y, scan = y
         return y.transpose(1, 2), MambaState(conv, scan)
 
     def step(self, x: Float[Tensor, "n c"], state: MambaState | None = None) -> tuple[Float[Tensor, "n c"], MambaState]:

@@ -1,21 +1,29 @@
 """Blocks and stages of shifted windows around any sequence mixer."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from nstorm.scan import WindowLayout
+from nstorm.scan.token_map import TokenMap
+from nstorm.scan.windows import GridMask, Windows, grid_mask
 
 
 class ShiftedWindowBlock(nn.Module):
     """Mix the tokens of a 4D grid within windows, then transform each token on its own.
 
-    x = x + DropPath(SWM(LN(x))); x = x + DropPath(MLP(LN(x))), where SWM cuts the grid into windows, runs `mixer`
-    over the tokens of each (raster order, time fastest), and puts them back. Tokens are channel-last here,
+    x = x + DropPath(LS(SWM(LN(x)))); x = x + DropPath(LS(MLP(LN(x)))), where SWM cuts the grid into windows, runs
+    `mixer` over the tokens of each, and puts them back, and LS is LayerScale, if wanted. Tokens are channel-last here,
     (B, H, W, D, T, C); `ShiftedWindowStage` and the embeddings around it are channel-first.
+
+    The mixer is called as `mixer(x)` on (N, L, dim), and where there is something to keep apart or to leave out, with
+    `token_mask` and `reset` besides, as `MambaMixer` takes them. One whose attribute `sequential` is False, such as
+    `WindowAttention`, gets its windows in raster order and `attn_mask` instead.
 
     Args:
         dim: channels of a token.
@@ -25,11 +33,17 @@ class ShiftedWindowBlock(nn.Module):
         mlp_ratio: hidden channels of the MLP per channel.
         dropout_rate: dropout in the MLP.
         drop_path_rate: probability to skip a residual branch of a sample.
+        order: of the tokens in a window, see `nstorm.scan.scan_order`. Several are scanned one by one, and the mean of
+            what comes out is taken; the mixer may then be an `nn.ModuleList` with one for each.
+        boundary: `"wrap"`, as published, lets opposite ends of the grid meet in shifted windows, and padding be
+            scanned; `"reset"` keeps them apart and leaves padding out. See `nstorm.scan.WindowLayout`.
+        layer_scale: initial value of LayerScale's factors on both branches; None for none, as published.
         device: where the parameters live (but for the mixer's).
         dtype: their type.
 
     References:
-        Liu et al., "Swin Transformer", arXiv:2103.14030; "NeuroSTORM", arXiv:2506.11167.
+        Liu et al., "Swin Transformer", arXiv:2103.14030; "NeuroSTORM", arXiv:2506.11167; Touvron et al., "Going
+        deeper with Image Transformers" (LayerScale), arXiv:2103.17239.
 
     Example:
         >>> import torch
@@ -48,38 +62,125 @@ class ShiftedWindowBlock(nn.Module):
         mlp_ratio: float = 4.0,
         dropout_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        order: str | Sequence[str] = "raster",
+        boundary: str = "wrap",
+        layer_scale: float | None = None,
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         # timm takes seconds to import
-        from timm.layers import DropPath, Mlp
+        from timm.layers import DropPath, LayerScale, Mlp
 
         super().__init__()
         self.window_size, self.shift_size = tuple(window_size), tuple(shift_size)
+        self.orders = (order,) if isinstance(order, str) else tuple(order)
+        self.boundary, self.layer_scale = boundary, layer_scale
+        if isinstance(mixer, nn.ModuleList) and len(mixer) != len(self.orders):
+            raise ValueError(f"mixer has {len(mixer)} modules, expected one for each of the orders {self.orders}")
         self.norm1 = nn.LayerNorm(dim, device=device, dtype=dtype)
         self.mixer = mixer
-        self.drop_path = DropPath(drop_path_rate)
         self.norm2 = nn.LayerNorm(dim, device=device, dtype=dtype)
         self.mlp = Mlp(dim, int(mlp_ratio * dim), drop=dropout_rate).to(device=device, dtype=dtype)
+        self.drop_path = DropPath(drop_path_rate)
+        self.scale1, self.scale2 = (
+            nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale).to(device=device, dtype=dtype)
+            for _ in range(2)
+        )
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Reset norms and MLP (truncated normal, 0.02; biases 0). The mixer keeps its own initialisation."""
+        """Reset norms, scales and MLP (truncated normal, 0.02; biases 0). The mixer keeps its own initialisation."""
         self.norm1.reset_parameters()
         self.norm2.reset_parameters()
+        if self.layer_scale is not None:
+            for scale in (*self.scale1.parameters(), *self.scale2.parameters()):
+                nn.init.constant_(scale, self.layer_scale)
         for layer in self.mlp.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
                 nn.init.zeros_(layer.bias)
 
-    def forward(self, x: Float[Tensor, "b h w d t c"]) -> Float[Tensor, "b h w d t c"]:
-        """Map tokens (B, H, W, D, T, C) to the same shape."""
-        layout = WindowLayout(tuple(x.shape[1:-1]), self.window_size, self.shift_size)
-        windows = layout.partition(self.norm1(x))
-        x = x + self.drop_path(layout.reverse(self.mixer(windows)))
-        x = x + self.drop_path(self.mlp(self.norm2(x)))
-        return x
+    def forward(
+        self, x: Float[Tensor, "b h w d t c"], mask: Bool[Tensor, "*b h w d"] | None = None
+    ) -> Float[Tensor, "b h w d t c"]:
+        """Map tokens (B, H, W, D, T, C) to the same shape.
+
+        Args:
+            x: tokens.
+            mask: (H, W, D), or (B, H, W, D) with one for each sample, False for tokens to leave out, such as air.
+                They are 0 in the output, enter nothing, and cost nothing.
+        """
+        cells = None if mask is None else grid_mask(mask, x.shape[4])
+        return on_tokens(self.forward_tokens, x, cells)
+
+    def forward_tokens(
+        self, x: Float[Tensor, "b tokens c"], grid: tuple[int, ...], mask: GridMask | None = None
+    ) -> Float[Tensor, "b tokens c"]:
+        """Map a list of tokens: those of the grid in raster order, or those of them that the mask holds."""
+        x = x + self.drop_path(self.scale1(self._mix(self.norm1(x), grid, mask)))
+        return x + self.drop_path(self.scale2(self.mlp(self.norm2(x))))
+
+    def _mix(self, x: Tensor, grid: tuple[int, ...], mask: GridMask | None) -> Tensor:
+        mixers = self.mixer if isinstance(self.mixer, nn.ModuleList) else [self.mixer] * len(self.orders)
+        total: Tensor | None = None
+        for mixer, order in zip(mixers, self.orders, strict=True):
+            sequential = getattr(mixer, "sequential", True)
+            windows = _windows(grid, self.window_size, self.shift_size, order, self.boundary, mask, sequential)
+            tokens = windows.cut(x)
+            mixed = windows.join(mixer(tokens, **_arguments(windows, sequential, tokens, mixer)))
+            total = mixed if total is None else total + mixed
+        assert total is not None
+        return total / len(self.orders) if len(self.orders) > 1 else total
+
+
+# torch.compile would trace into how windows are made and moved, in numpy; it leaves the graph here instead
+@torch.compiler.disable
+def _windows(
+    grid: tuple[int, ...],
+    window_size: tuple[int, ...],
+    shift_size: tuple[int, ...],
+    order: str,
+    boundary: str,
+    mask: GridMask | None,
+    sequential: bool,
+) -> Windows:
+    return WindowLayout(grid, window_size, shift_size, order, boundary).windows(mask, sequential)
+
+
+def _arguments(windows: Windows, sequential: bool, tokens: Tensor, mixer: nn.Module) -> dict[str, Any]:
+    if sequential:
+        return dict(windows.flags(tokens))
+    arguments: dict[str, Any] = {}
+    if windows.attn_mask is not None:
+        arguments["attn_mask"] = torch.from_numpy(windows.attn_mask).to(tokens.device)
+    if getattr(mixer, "window_size", None) is not None:
+        arguments["window"] = windows.window
+    return arguments
+
+
+def on_tokens(
+    function: Callable[..., Tensor], x: Float[Tensor, "b h w d t c"], mask: GridMask | None
+) -> Float[Tensor, "b h w d t c"]:
+    """Run a function of a list of tokens on a grid of them; those outside of the mask are 0 afterwards."""
+    grid = tuple(x.shape[1:-1])
+    tokens = x.flatten(1, -2)
+    if mask is None:
+        return function(tokens, grid, None).reshape(x.shape)
+    if mask.shape[1:] != grid or mask.shape[0] not in (1, len(x)):
+        raise ValueError(f"mask has shape {mask.shape[:-1]}, expected {grid[:3]} or {(len(x), *grid[:3])}")
+    if mask.num_tokens == 0:
+        raise ValueError("mask is empty: it must be True for the tokens to compute")
+    if mask.shape[0] > 1:
+        # the samples' tokens follow each other in one list
+        tokens = tokens.reshape(1, -1, x.shape[-1])
+    held = _held(mask)
+    return held.put(function(held.take(tokens), grid, mask)).reshape(x.shape)
+
+
+def _held(mask: GridMask) -> TokenMap:
+    cells = mask.cells.ravel()
+    return TokenMap.of(cells.nonzero()[0], len(cells))
 
 
 class ShiftedWindowStage(nn.Module):
@@ -95,7 +196,10 @@ class ShiftedWindowStage(nn.Module):
         dropout_rate: dropout in the MLP.
         drop_path_rate: probability to skip a residual branch: one for all blocks, or one per block.
         position: runs before the blocks on (B, C, H, W, D, T), such as `PositionEmbedding4D`.
-        downsample: runs after them on (B, H, W, D, T, C), such as `PatchMerging4D`.
+        downsample: runs after them on (B, H, W, D, T, C), such as `PatchMerging4D` or `PatchExpanding4D`.
+        use_checkpoint: keep only what enters each block for the backward pass and compute the block again there: less
+            memory, a third more time.
+        block_kwargs: more arguments of the blocks: `order`, `boundary`, `layer_scale`.
 
     Example:
         >>> import torch
@@ -117,12 +221,15 @@ class ShiftedWindowStage(nn.Module):
         drop_path_rate: float | Sequence[float] = 0.0,
         position: nn.Module | None = None,
         downsample: nn.Module | None = None,
+        use_checkpoint: bool = False,
+        **block_kwargs: Any,
     ) -> None:
         super().__init__()
         rates = [drop_path_rate] * depth if isinstance(drop_path_rate, int | float) else list(drop_path_rate)
         if len(rates) != depth:
             raise ValueError(f"drop_path_rate has {len(rates)} entries, expected one for each of {depth} blocks")
         half = [size // 2 for size in window_size]
+        self.use_checkpoint = use_checkpoint
         self.position = nn.Identity() if position is None else position
         self.blocks = nn.ModuleList(
             ShiftedWindowBlock(
@@ -133,14 +240,32 @@ class ShiftedWindowStage(nn.Module):
                 mlp_ratio,
                 dropout_rate,
                 rate,
+                **block_kwargs,
             )
             for index, rate in enumerate(rates)
         )
         self.downsample = nn.Identity() if downsample is None else downsample
 
-    def forward(self, x: Float[Tensor, "b c h w d t"]) -> Float[Tensor, "b c_out gh gw gd t"]:
-        """Map tokens (B, C, H, W, D, T) to (B, C_out, H', W', D', T)."""
+    def forward(
+        self, x: Float[Tensor, "b c h w d t"], mask: Bool[Tensor, "*b h w d"] | None = None
+    ) -> Float[Tensor, "b c_out gh gw gd t"]:
+        """Map tokens (B, C, H, W, D, T) to (B, C_out, H', W', D', T).
+
+        Args:
+            x: tokens.
+            mask: (H, W, D) or (B, H, W, D), False for tokens to leave out; what comes after the blocks meets zeros
+                in their place.
+        """
+        cells = None if mask is None else grid_mask(mask, x.shape[5])
         x = rearrange(self.position(x), "b c h w d t -> b h w d t c")
-        for block in self.blocks:
-            x = block(x)
+        x = on_tokens(self._run_blocks, x, cells)
         return rearrange(self.downsample(x), "b h w d t c -> b c h w d t")
+
+    def _run_blocks(self, x: Tensor, grid: tuple[int, ...], mask: GridMask | None) -> Tensor:
+        for block in self.blocks:
+            assert isinstance(block, ShiftedWindowBlock)
+            if self.use_checkpoint and torch.is_grad_enabled():
+                x = checkpoint(block.forward_tokens, x, grid, mask, use_reentrant=False)
+            else:
+                x = block.forward_tokens(x, grid, mask)
+        return x

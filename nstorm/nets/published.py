@@ -7,13 +7,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from nstorm.nets.neurostorm import NeuroSTORM
+from nstorm.nets.swift import SwiFT
 
 _KEYS = [
     (r"patch_embed\.fc\.(.+)", r"patch_embed.proj.\1"),
     (r"pos_embeds\.(\d+)\.pos_embed", r"stages.\1.position.spatial"),
     (r"pos_embeds\.(\d+)\.time_embed", r"stages.\1.position.temporal"),
-    (r"layers\.(\d+)\.blocks\.(\d+)\.mamba\.(.+)", r"stages.\1.blocks.\2.mixer.\3"),
+    (r"layers\.(\d+)\.blocks\.(\d+)\.(?:mamba|attn)\.(.+)", r"stages.\1.blocks.\2.mixer.\3"),
     (r"layers\.(\d+)\.blocks\.(\d+)\.mlp\.linear([12])\.(.+)", r"stages.\1.blocks.\2.mlp.fc\3.\4"),
+    (r"norm\.(weight|bias)", r"norm.\1"),
     (r"layers\.(\d+)\.(blocks\.\d+\.norm[12]\..+|downsample\..+)", r"stages.\1.\2"),
 ]
 
@@ -27,16 +29,24 @@ _ARGUMENTS = {
     "first_window_size": "first_window_size",
     "last_layer_full_MSA": "full_last_stage",
     "c_multiplier": "channel_multiplier",
+    "num_heads": "num_heads",
 }
-# num_heads belongs to SwiFT and is passed to both published models
-_IGNORED = {"num_heads"}
 
 
-def _neurostorm(config: Mapping[str, Any]) -> nn.Module:
-    return NeuroSTORM(**{_ARGUMENTS[name]: value for name, value in config.items() if name not in _IGNORED})
+def _neurostorm(arguments: dict[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
+    # belongs to SwiFT and is passed to both published models
+    arguments.pop("num_heads", None)
+    return NeuroSTORM(**arguments)
 
 
-_KINDS: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {"neurostorm": _neurostorm}
+def _swift(arguments: dict[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
+    return SwiFT(**arguments, final_norm="norm.weight" in state_dict)
+
+
+_KINDS: dict[str, Callable[[dict[str, Any], Mapping[str, Tensor]], nn.Module]] = {
+    "neurostorm": _neurostorm,
+    "swift": _swift,
+}
 
 
 def _rename(key: str) -> str | None:
@@ -52,7 +62,7 @@ def from_published(config: Mapping[str, Any], state_dict: Mapping[str, Tensor], 
     Args:
         config: constructor arguments under the published names (`embed_dim`, `last_layer_full_MSA`, ...).
         state_dict: the published model's own state dict, without a Lightning prefix.
-        kind: `"neurostorm"`, the encoder.
+        kind: `"neurostorm"` or `"swift"`, the encoders; SwiFT gets its final norm where the weights have one.
 
     Raises:
         ValueError: if `kind` or an argument is unknown, or with the full list of keys that are missing, unexpected or
@@ -68,10 +78,10 @@ def from_published(config: Mapping[str, Any], state_dict: Mapping[str, Tensor], 
     """
     if kind not in _KINDS:
         raise ValueError(f"kind {kind!r} is unknown; choose one of {sorted(_KINDS)}")
-    unknown = sorted(set(config) - set(_ARGUMENTS) - _IGNORED)
+    unknown = sorted(set(config) - set(_ARGUMENTS))
     if unknown:
         raise ValueError(f"config has arguments that {kind!r} does not know: {unknown}")
-    net = _KINDS[kind](config)
+    net = _KINDS[kind]({_ARGUMENTS[name]: value for name, value in config.items()}, state_dict)
 
     wanted = net.state_dict()
     renamed = {key: _rename(key) for key in state_dict}

@@ -42,7 +42,7 @@ def causal_conv1d(
         y `(n, d, l)`; with `return_last_state` the pair (y, last state).
 
     Raises:
-        ValueError: if shapes do not fit.
+        ValueError: if shapes do not fit, flags are not boolean, or `backend` cannot take the call.
 
     Example:
         >>> import torch
@@ -53,17 +53,26 @@ def causal_conv1d(
     (n, d, length), taps = x.shape, weight.shape[-1]
     shapes = {
         "weight": (weight, (d, taps)), "bias": (bias, (d,)), "initial_state": (initial_state, (n, d, taps - 1)),
-        "token_mask": (token_mask, (n, length)), "reset": (reset, (n, length)),
     }  # fmt: skip
     for name, (tensor, shape) in shapes.items():
         if tensor is not None and tuple(tensor.shape) != shape:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
+    check_flags(token_mask, reset, (n, length))
     rows = x.transpose(1, 2)
     if choose_backend(backend, ScanCall(x.device.type, x.dtype, (n, d, length, 1))) == "numba":
         y, last = conv_operator(rows, weight, bias, silu, initial_state, token_mask, reset)
     else:
         y, last = causal_conv1d_reference(rows, weight, bias, silu, initial_state, token_mask, reset)
     return (y.transpose(1, 2), last) if return_last_state else y.transpose(1, 2)
+
+
+def check_flags(token_mask: Tensor | None, reset: Tensor | None, shape: tuple[int, int]) -> None:
+    """Raise a ValueError where flags are not one boolean a token, which kernels would read as something else."""
+    for name, flags in (("token_mask", token_mask), ("reset", reset)):
+        if flags is not None and tuple(flags.shape) != shape:
+            raise ValueError(f"{name} has shape {tuple(flags.shape)}, expected {shape}")
+        if flags is not None and flags.dtype != torch.bool:
+            raise ValueError(f"{name} has type {flags.dtype}, expected torch.bool")
 
 
 def causal_conv1d_reference(
@@ -74,9 +83,10 @@ def causal_conv1d_reference(
     """Compute the convolution with PyTorch's operators, differentiable by autograd, on any device and in any type."""
     n, length, d = x.shape
     past = weight.shape[1] - 1
+    weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
     before = x.new_zeros(n, past, d) if initial_state is None else initial_state.transpose(1, 2).to(x.dtype)
     tokens = torch.cat([before, x], dim=1)
-    if token_mask is None and reset is None:
+    if token_mask is None and reset is None and length:
         y = F.conv1d(tokens.transpose(1, 2), weight[:, None], bias, groups=d).transpose(1, 2)
         return (F.silu(y) if silu else y), tokens[:, length:].transpose(1, 2)
 

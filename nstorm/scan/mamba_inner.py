@@ -27,11 +27,13 @@ def mamba_inner(
     d, rank = dt_proj.shape
     x, z = xz.split(d, dim=-1)
     u, _ = numba_conv.forward(x.float(), conv_weight, conv_bias, True, None, token_mask, reset)
-    projected = u @ x_proj.float().t()
-    steps = projected[..., :rank] @ dt_proj.float().t()
+    with _exactly():
+        projected = u @ x_proj.float().t()
+        steps = projected[..., :rank] @ dt_proj.float().t()
     B, C = _matrices(projected, rank)
     y, _, states = numba_backend.forward(u, steps, A, B, C, D, z, dt_bias, True, None, token_mask, reset)
-    return y.to(xz.dtype), u, projected, steps, states
+    # flat, as in `nstorm.scan.operator`
+    return y.to(xz.dtype), u, projected, steps, states.flatten()
 
 
 @mamba_inner.register_fake
@@ -59,18 +61,19 @@ def mamba_inner_backward(
 
     d, rank = dt_proj.shape
     x, z = xz.split(d, dim=-1)
-    dxz, dprojected = torch.empty(xz.shape), torch.empty(projected.shape)
+    dxz, dprojected = u.new_empty(xz.shape), u.new_empty(projected.shape)
     dx, dz = dxz.split(d, dim=-1)
     B, C = _matrices(projected, rank)
     dB, dC = _matrices(dprojected, rank)
     du, dsteps, dA, _, _, dD, _, dbias, _ = numba_backend.backward(
         dy, None, states, u, steps, A, B, C, D, z, dt_bias, True, token_mask, reset, dz=dz, dB=dB, dC=dC
     )
-    dprojected[..., :rank] = dsteps @ dt_proj.float()
     flat = dprojected.view(-1, dprojected.shape[-1])
-    ddt_proj = dsteps.view(-1, d).t() @ projected.view(flat.shape)[:, :rank]
-    dx_proj = flat.t() @ u.view(-1, d)
-    du.view(-1, d).addmm_(flat, x_proj.float())
+    with _exactly():
+        dprojected[..., :rank] = dsteps @ dt_proj.float()
+        ddt_proj = dsteps.view(-1, d).t() @ projected.view(flat.shape)[:, :rank]
+        dx_proj = flat.t() @ u.view(-1, d)
+        du.view(-1, d).addmm_(flat, x_proj.float())
     _, dconv, dconv_bias, _ = numba_conv.backward(
         du, None, x, conv_weight, conv_bias, True, None, token_mask, reset, dx=dx
     )
@@ -86,6 +89,11 @@ def _(
     inputs = xz, conv_weight, conv_weight[:, 0], x_proj, dt_proj, dt_bias, A, D
     grads = [xz.new_empty(x.shape, dtype=torch.float32) for x in inputs]
     return grads[0], grads[1], grads[2], grads[3], grads[4], grads[5], grads[6], grads[7]
+
+
+def _exactly() -> torch.autocast:
+    """Within, autocast leaves products in float32, as the operator says that they are."""
+    return torch.autocast("cpu", enabled=False)
 
 
 def _matrices(projected: Tensor, rank: int) -> tuple[Tensor, Tensor]:

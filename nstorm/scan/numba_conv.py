@@ -1,6 +1,5 @@
 """The `numba` backend of the causal convolution."""
 
-import torch
 from torch import Tensor
 
 from nstorm.scan import conv_kernels as kernels
@@ -13,10 +12,10 @@ def forward(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Return y (n, l, d) and the last inputs (n, d, taps - 1)."""
     (n, length, d), taps = x.shape, weight.shape[1]
-    y, memory = torch.empty(n, length, d), readable(x)
     weights, first = [padded(weight.t(), d), padded(bias, d)], _first(initial_state, d)
-    last = torch.empty(n, taps - 1, weights[0].shape[1])
-    flags = byte_flags(token_mask, reset)
+    # new_empty, because torch.empty heeds the default type and device
+    y, last = (weights[0].new_empty(shape) for shape in ((n, length, d), (n, taps - 1, weights[0].shape[1])))
+    memory, flags = readable(x), byte_flags(token_mask, reset)
     launch(
         kernels.forward, cut((n, length, d), reset), kernels.scratch_size(taps), (length, d, taps, last.shape[2]),
         rows(memory), *map(address, weights), silu, address(flags), address(first), rows(y), last.data_ptr(),
@@ -31,13 +30,13 @@ def backward(
     """Return the gradients of x, weight, bias and the initial state, in float32; that of x in `dx`, if given."""
     (n, length, d), taps = x.shape, weight.shape[1]
     memory, grads = readable(x), readable(dy)
-    dx = torch.empty(n, length, d) if dx is None else dx
     weights, first = [padded(weight.t(), d), padded(bias, d)], _first(initial_state, d)
-    width = weights[0].shape[1]
-    dlast = torch.zeros(n, taps - 1, width) if dlast is None else padded(dlast.transpose(1, 2), d)
+    zeros, width = weights[0].new_zeros, weights[0].shape[1]
+    dx = weights[0].new_empty(n, length, d) if dx is None else dx
+    dlast = zeros(n, taps - 1, width) if dlast is None else padded(dlast.transpose(1, 2), d)
     units, flags = cut((n, length, d), reset), byte_flags(token_mask, reset)
-    dweight, dbias = torch.zeros(units.num_parts, taps, width), torch.zeros(units.num_parts, width)
-    dfirst = torch.zeros(n, taps - 1, width)
+    dweight, dbias = zeros(units.num_parts, taps, width), zeros(units.num_parts, width)
+    dfirst = zeros(n, taps - 1, width)
     launch(
         kernels.backward, units, kernels.scratch_size(taps), (length, d, taps, width), rows(memory),
         *map(address, weights), silu, address(flags), address(first), rows(grads), dlast.data_ptr(), rows(dx),

@@ -8,13 +8,12 @@ from operator import index
 from typing import ParamSpec, TypeVar
 
 import numpy as np
-import torch
 from jaxtyping import Int64
 from numpy import ndarray
 from torch import Tensor
 
 from nstorm.scan.hilbert import hilbert_path
-from nstorm.scan.windows import _Permute
+from nstorm.scan.token_map import TokenMap
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -33,6 +32,8 @@ class ScanOrder:
         ValueError: if the grid has no cells, or the permutation does not hold each of them once.
 
     Example:
+        >>> import torch
+        >>> from nstorm.scan import ScanOrder
         >>> order = ScanOrder((2, 2), [0, 1, 3, 2])
         >>> order.apply(torch.tensor([10, 11, 12, 13]), dim=0)
         tensor([10, 11, 13, 12])
@@ -43,6 +44,7 @@ class ScanOrder:
     grid: tuple[int, ...]
     permutation: Int64[ndarray, " cells"]
     inverse: Int64[ndarray, " cells"] = field(init=False, repr=False)
+    _map: TokenMap = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         grid, given = _checked(self.grid), np.asarray(self.permutation)
@@ -59,6 +61,7 @@ class ScanOrder:
         inverse.setflags(write=False)
         for name, value in (("grid", grid), ("permutation", permutation), ("inverse", inverse)):
             object.__setattr__(self, name, value)
+        object.__setattr__(self, "_map", TokenMap(permutation, inverse))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ScanOrder):
@@ -88,26 +91,22 @@ class ScanOrder:
         Raises:
             ValueError: if x has not one token a cell along `dim`.
         """
-        return self._reorder(x, dim, self.permutation, self.inverse)
+        return self._reorder(x, dim, self._map.take)
 
     def restore(self, x: Tensor, dim: int = -2) -> Tensor:
         """Bring tokens that stand in this order along `dim` back into raster order: undoes `apply`."""
-        return self._reorder(x, dim, self.inverse, self.permutation)
+        return self._reorder(x, dim, self._map.put)
 
-    def _reorder(
-        self, x: Tensor, dim: int, order: Int64[ndarray, " cells"], inverse: Int64[ndarray, " cells"]
-    ) -> Tensor:
-        if x.shape[dim] != len(order):
+    def _reorder(self, x: Tensor, dim: int, move: Callable[[Tensor], Tensor]) -> Tensor:
+        cells = len(self.permutation)
+        if x.shape[dim] != cells:
             raise ValueError(
-                f"x has {x.shape[dim]} tokens along dim {dim}, this order is for the {len(order)} cells of {self.grid}"
+                f"x has {x.shape[dim]} tokens along dim {dim}, this order is for the {cells} cells of {self.grid}"
             )
         dim %= x.dim()
         # (before, cells, after)
-        tokens = x.reshape(prod(x.shape[:dim]), len(order), prod(x.shape[dim + 1 :]))
-        # copied, for a tensor cannot be read-only
-        forth, back = (torch.from_numpy(indices.copy()).to(x.device) for indices in (order, inverse))
-        reordered: Tensor = _Permute.apply(tokens, forth, back)
-        return reordered.reshape(x.shape)
+        tokens = x.reshape(prod(x.shape[:dim]), cells, prod(x.shape[dim + 1 :]))
+        return move(tokens).reshape(x.shape)
 
 
 def _checked(grid: Sequence[int]) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 
 from nstorm import layers, nets
 from nstorm.layers import MambaMixer
@@ -17,7 +18,46 @@ SMALL = {
     "num_classes": 3,
 }
 
+
+class EveryTwoSeconds(nn.Module):
+    """TimeEmbedding with a TR, and weights that are not 0."""
+
+    def __init__(self):
+        super().__init__()
+        self.time = layers.TimeEmbedding(6)
+        nn.init.normal_(self.time.proj.weight)
+
+    def forward(self, x):
+        return self.time(x, tr=2.0)
+
+
 CASES = {
+    "BidirectionalMambaMixer": (lambda: layers.BidirectionalMambaMixer(6, d_state=5), (3, 63, 6)),
+    "PatchExpanding4D": (lambda: layers.PatchExpanding4D(6), (*TOKENS, 6)),
+    "TimeEmbedding": (EveryTwoSeconds, (2, 6, *TOKENS[1:])),
+    "PositionEmbedding4D, interpolated": (
+        lambda: layers.PositionEmbedding4D(6, (2, 2, 3, 4), interpolate=True),
+        (2, 6, *TOKENS[1:]),
+    ),
+    "SinCosPositionEmbedding4D": (lambda: layers.SinCosPositionEmbedding4D(10), (2, 10, *TOKENS[1:])),
+    "WindowAttention": (lambda: layers.WindowAttention(6, 3, (2, 3, 2)), (3, 12, 6)),
+    "ShiftedWindowBlock, regions apart": (
+        lambda: layers.ShiftedWindowBlock(
+            6, MambaMixer(6), (2, 4, 1, 3), (1, 2, 0, 1), order=("hilbert", "snake"), boundary="reset", layer_scale=0.5
+        ),
+        (*TOKENS, 6),
+    ),
+    "ShiftedWindowBlock, attention": (
+        lambda: layers.ShiftedWindowBlock(
+            6, layers.WindowAttention(6, 2, (2, 4, 1, 3)), (2, 4, 1, 3), (1, 2, 0, 1), boundary="reset"
+        ),
+        (*TOKENS, 6),
+    ),
+    "SwiFT": (lambda: nets.SwiFT(num_heads=(1, 2), final_norm=True, **SMALL), (2, 1, *SMALL["img_size"])),
+    "NeuroSTORM, not as published": (
+        lambda: nets.NeuroSTORM(**SMALL, boundary="reset", order="hilbert", use_checkpoint=True, interpolate=True),
+        (2, 1, 12, 8, 9, 9),
+    ),
     "PatchEmbed4D": (lambda: layers.PatchEmbed4D(2, 6, (2, 3, 1, 1)), (2, 2, 5, 4, 3, 7)),
     "PatchMerging4D": (lambda: layers.PatchMerging4D(6), (*TOKENS, 6)),
     "PositionEmbedding4D": (lambda: layers.PositionEmbedding4D(6, TOKENS[1:]), (2, 6, *TOKENS[1:])),
@@ -40,7 +80,7 @@ CASES = {
 
 
 def test_every_public_layer_is_here():
-    assert set(layers.__all__) <= CASES.keys()
+    assert set(layers.__all__) - {"MambaState", "resize_position_embeddings"} <= CASES.keys()
 
 
 @pytest.fixture(params=CASES)
@@ -139,6 +179,11 @@ def test_builds_and_infers_shapes_on_the_meta_device(case):
         lambda **kw: layers.PatchMerging4D(6, **kw),
         lambda **kw: layers.PositionEmbedding4D(6, (2, 2, 2, 2), **kw),
         lambda **kw: MambaMixer(6, **kw),
+        lambda **kw: layers.BidirectionalMambaMixer(6, **kw),
+        lambda **kw: layers.PatchExpanding4D(6, **kw),
+        lambda **kw: layers.TimeEmbedding(6, **kw),
+        lambda **kw: layers.WindowAttention(6, 2, (2, 2), **kw),
+        lambda **kw: layers.ShiftedWindowBlock(6, MambaMixer(6, **kw), (2, 2, 2, 2), layer_scale=1e-5, **kw),
         lambda **kw: layers.ShiftedWindowBlock(6, MambaMixer(6, **kw), (2, 2, 2, 2), **kw),
         lambda **kw: layers.ClassificationHead(6, 2, **kw),
         lambda **kw: layers.RegressionHead(6, 2, **kw),

@@ -120,7 +120,7 @@ def test_a_mixer_of_ones_own():
 
 def test_registry():
     assert "neurostorm_base" in list_models()
-    assert list_models("swift*") == []
+    assert list_models("swift*") == ["swift_base"]
     with pytest.raises(ValueError, match=r"model 'neurostorm' is unknown; choose one of \['neurostorm_base'"):
         create_model("neurostorm")
     with pytest.raises(ValueError, match="'neurostorm_base' is registered already"):

@@ -1,0 +1,222 @@
+"""Boundaries, masks and orders of shifted-window blocks, proven by what moves when something is changed."""
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from nstorm.layers import BidirectionalMambaMixer, MambaMixer, ShiftedWindowBlock, ShiftedWindowStage, WindowAttention
+from nstorm.layers.shifted_window import on_tokens
+from nstorm.scan import WindowLayout
+from nstorm.scan.windows import grid_mask
+
+GRID, WINDOW, SHIFT = (6, 4, 5, 7), (4, 4, 2, 3), (2, 2, 1, 1)
+MIXERS = {
+    "mamba": lambda dim: MambaMixer(dim, d_state=4),
+    "mamba in parts": lambda dim: MambaMixer(dim, d_state=4, backend="torch"),
+    "bidirectional": lambda dim: BidirectionalMambaMixer(dim, d_state=4),
+    "attention": lambda dim: WindowAttention(dim, 2),
+    "attention with bias": lambda dim: WindowAttention(dim, 2, WINDOW),
+}
+
+
+def block(mixer: str, **kwargs) -> ShiftedWindowBlock:
+    made = ShiftedWindowBlock(8, MIXERS[mixer](8), WINDOW, SHIFT, **kwargs).double().eval()
+    for parameter in made.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return made
+
+
+def region_and_window(grid=GRID, window=WINDOW, shift=SHIFT):
+    """For every cell the window it is in and the end of the grid it comes from, from coordinates alone."""
+    cells = torch.stack(torch.meshgrid(*map(torch.arange, grid), indexing="ij"), -1)
+    effective = torch.tensor([s if g > w else 0 for g, w, s in zip(grid, window, shift, strict=True)])
+    size = torch.tensor([min(g, w) for g, w in zip(grid, window, strict=True)])
+    padded = torch.tensor([-(-g // w) * w if g > w else g for g, w in zip(grid, window, strict=True)])
+    return torch.cat([(cells - effective) % padded // size, (cells < effective).long()], -1)
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+@pytest.mark.parametrize("order", ["raster", "hilbert"])
+def test_reset_keeps_every_region_apart(mixer, order):
+    if order != "raster" and "attention" in mixer:
+        pytest.skip("attention knows no order")
+    made, x = block(mixer, boundary="reset", order=order), torch.randn(1, *GRID, 8, dtype=torch.float64)
+    home = region_and_window()
+    before = made(x)
+    for cell in [(0, 0, 0, 0), (5, 3, 4, 6), (1, 2, 0, 3), (0, 3, 4, 0)]:
+        changed = x.clone()
+        changed[(0, *cell)] = torch.randn(8)
+        moved = (made(changed) - before)[0].abs().amax(-1) > 0
+        same = (home == home[cell]).all(-1)
+        assert not moved[~same].any()
+        assert moved[cell]
+        if "mamba" not in mixer:
+            # attention and scanning both ways reach the region (what is far off may vanish by rounding)
+            assert moved[same].double().mean() > 0.5
+
+
+@pytest.mark.parametrize("mixer", ["mamba", "attention"])
+def test_wrap_does_not(mixer):
+    grid = (8, 4, 4, 6)
+    made, x = block(mixer), torch.randn(1, *grid, 8, dtype=torch.float64)
+    home = region_and_window(grid)
+    changed = x.clone()
+    changed[0, 6, 0, 3, 5] = torch.randn(8)
+    moved = (made(changed) - made(x))[0].abs().amax(-1) > 0
+    assert moved[(home != home[6, 0, 3, 5]).any(-1)].any()
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_reset_equals_every_region_alone(mixer):
+    """Nothing but the region itself is needed to compute it: no neighbour, no padding, no other end."""
+    made, x = block(mixer, boundary="reset"), torch.randn(1, *GRID, 8, dtype=torch.float64)
+    whole, home = made(x)[0], region_and_window()
+    flat = home.flatten(0, 3)
+    for cell in [(0, 0, 0, 0), (5, 3, 4, 6), (2, 2, 2, 2)]:
+        members = (flat == home[cell]).all(1).nonzero()[:, 0]
+        tokens = x.reshape(1, -1, 8)[:, members]
+        mixed = made.norm1(tokens)
+        if mixer == "attention with bias":
+            continue
+        alone = tokens + made.mixer(mixed)
+        alone = alone + made.mlp(made.norm2(alone))
+        torch.testing.assert_close(whole.reshape(-1, 8)[members], alone[0])
+
+
+def brain(batch=()):
+    mask = torch.rand(*batch, *GRID[:3]) < 0.4
+    mask[..., 0, :, :] = False
+    mask[..., 1, 1, 1] = True
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("mixer", "boundary", "order"),
+    [(mixer, boundary, "raster") for mixer, boundary in itertools.product(MIXERS, ["wrap", "reset"])]
+    + [("mamba", "reset", ("hilbert", "snake_reversed"))],
+)
+@pytest.mark.parametrize("batch", [(), (2,)], ids=["one mask", "a mask a sample"])
+def test_masked_tokens_enter_nothing(mixer, boundary, order, batch):
+    made = block(mixer, boundary=boundary, order=order)
+    x, mask = torch.randn(2, *GRID, 8, dtype=torch.float64, requires_grad=True), brain(batch)
+    inside = mask.expand(2, *GRID[:3])[..., None].expand(2, *GRID)
+    y = made(x, mask)
+    assert (y[~inside] == 0).all()
+    y.square().sum().backward()
+    assert (x.grad[~inside] == 0).all()
+    noisy = torch.where(inside[..., None], x.detach(), torch.nan)
+    torch.testing.assert_close(made(noisy, mask), y)
+    # every sample alone, with its own mask
+    alone = [made(x[i : i + 1], mask[i] if batch else mask) for i in range(2)]
+    torch.testing.assert_close(torch.cat(alone), y)
+
+
+def test_masked_equals_the_full_computation_with_skipped_tokens():
+    """The same windows, all of them, with the air skipped token by token inside the mixer."""
+    made, x, mask = block("mamba"), torch.randn(1, *GRID, 8, dtype=torch.float64), brain()
+    inside = mask[..., None].expand(GRID)
+    layout = WindowLayout(GRID, WINDOW, SHIFT)
+    skip = layout.partition(inside[None, ..., None].double())[..., 0] > 0
+    mixed = made.mixer(layout.partition(made.norm1(x)), token_mask=skip)
+    full = x + layout.reverse(mixed)
+    full = full + made.mlp(made.norm2(full))
+    torch.testing.assert_close(made(x, mask)[0, inside], full[0, inside])
+
+
+def test_windows_of_air_are_not_computed():
+    seen = []
+
+    class Spy(nn.Module):
+        def forward(self, x, token_mask=None):
+            seen.append((x.shape[0], None if token_mask is None else token_mask.sum().item()))
+            return x
+
+    mask = torch.zeros(8, 8, 8, dtype=torch.bool)
+    mask[:4, :4, :3] = True
+    made = ShiftedWindowBlock(4, Spy(), (4, 4, 4, 4))
+    made(torch.randn(1, 8, 8, 8, 4, 4), mask)
+    assert seen == [(1, 4 * 4 * 3 * 4)]
+
+
+def test_fused_and_packed_mamba_agree_with_its_parts_under_a_mask():
+    x, mask = torch.randn(1, *GRID, 8), brain()
+    made = ShiftedWindowBlock(8, MambaMixer(8, bias=True), WINDOW, SHIFT, boundary="reset")
+    expected = made.double()(x.double(), mask)
+    made.float()
+    torch.testing.assert_close(made(x, mask).double(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_several_orders_are_averaged():
+    x = torch.randn(2, *GRID, 8)
+    mixers = nn.ModuleList([MambaMixer(8), MambaMixer(8)])
+    orders = ("raster", "spatial_first_reversed")
+    made = ShiftedWindowBlock(8, mixers, WINDOW, SHIFT, order=orders)
+    singles = [made._mix(x.flatten(1, -2), GRID, None)]
+    parts = []
+    for mixer, order in zip(mixers, orders, strict=True):
+        layout = WindowLayout(GRID, WINDOW, SHIFT, order)
+        parts.append(layout.reverse(mixer(layout.partition(x))).flatten(1, -2))
+    torch.testing.assert_close(singles[0], (parts[0] + parts[1]) / 2)
+    with pytest.raises(ValueError, match="mixer has 2 modules, expected one for each of the orders"):
+        ShiftedWindowBlock(8, mixers, WINDOW, order="raster")
+
+
+def test_layer_scale_and_drop_path():
+    x = torch.randn(3, *GRID, 8)
+    made = ShiftedWindowBlock(8, MambaMixer(8), WINDOW, layer_scale=0.0)
+    torch.testing.assert_close(made(x), x)
+    assert {"scale1.gamma", "scale2.gamma"} <= dict(made.named_parameters()).keys()
+    dropping = ShiftedWindowBlock(8, MambaMixer(8), WINDOW, drop_path_rate=1.0)
+    assert torch.equal(dropping.train()(x), x)
+    assert not torch.equal(dropping.eval()(x), x)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_checkpointing_changes_nothing_but_memory(masked):
+    stage = ShiftedWindowStage(8, 2, MambaMixer, WINDOW, boundary="reset", drop_path_rate=0.2).train()
+    x, mask = torch.randn(2, 8, *GRID, requires_grad=True), brain() if masked else None
+    results = []
+    for stage.use_checkpoint in (False, True):
+        torch.manual_seed(1)
+        y = stage(x, mask)
+        results.append((y, *torch.autograd.grad(y.square().sum(), [x, *stage.parameters()])))
+    for one, other in zip(*results, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_bad_masks_and_windows():
+    made = ShiftedWindowBlock(8, MambaMixer(8), WINDOW)
+    with pytest.raises(ValueError, match=r"mask has shape \(1, 6, 4, 4\), expected \(6, 4, 5\) or \(2, 6, 4, 5\)"):
+        on_tokens(made.forward_tokens, torch.randn(2, *GRID, 8), grid_mask(torch.ones(6, 4, 4, dtype=torch.bool), 7))
+    with pytest.raises(ValueError, match="mask is empty"):
+        made(torch.randn(2, *GRID, 8), torch.zeros(GRID[:3], dtype=torch.bool))
+    with pytest.raises(ValueError, match="does not fit window_size"):
+        ShiftedWindowBlock(8, WindowAttention(8, 2, (2, 2, 2, 2)), WINDOW)(torch.randn(1, *GRID, 8))
+    with pytest.raises(ValueError, match="num_heads 3 must divide dim 8"):
+        WindowAttention(8, 3)
+
+
+def test_attention_is_full_attention_where_the_window_is_the_grid():
+    attention = WindowAttention(8, 2)
+    full = nn.MultiheadAttention(8, 2, batch_first=True)
+    full.in_proj_weight.data, full.in_proj_bias.data = attention.qkv.weight.data, attention.qkv.bias.data
+    full.out_proj.load_state_dict(attention.proj.state_dict())
+    x = torch.randn(2, 30, 8)
+    torch.testing.assert_close(attention(x), full(x, x, x)[0])
+
+
+def test_relative_bias_depends_on_the_distance_alone():
+    attention = WindowAttention(4, 1, (3, 2, 2))
+    nn.init.normal_(attention.relative_bias)
+    bias = attention._bias(None, 12, None)[0]
+    cells = list(itertools.product(range(3), range(2), range(2)))
+    seen = {}
+    for i, j in itertools.product(range(12), repeat=2):
+        distance = tuple(a - b for a, b in zip(cells[i], cells[j], strict=True))
+        assert seen.setdefault(distance, bias[i, j].item()) == bias[i, j].item()
+    assert len(set(seen.values())) == 5 * 3 * 3
+    # a smaller window looks the same distances up
+    small = attention._bias(None, 4, (2, 1, 2))[0]
+    assert small[0, 3].item() == seen[(-1, 0, -1)]

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from nstorm.layers.tiled_mlp import gelu_mlp
 from nstorm.scan import WindowLayout
 from nstorm.scan.token_map import TokenMap
 from nstorm.scan.windows import GridMask, Windows, grid_mask
@@ -119,7 +120,14 @@ class ShiftedWindowBlock(nn.Module):
     ) -> Float[Tensor, "b tokens c"]:
         """Map a list of tokens: those of the grid in raster order, or those of them that the mask holds."""
         x = x + self.drop_path(self.scale1(self._mix(self.norm1(x), grid, mask)))
-        return x + self.drop_path(self.scale2(self.mlp(self.norm2(x))))
+        return x + self.drop_path(self.scale2(self._transform(self.norm2(x))))
+
+    def _transform(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or (self.training and self.mlp.drop1.p):
+            return self.mlp(x)
+        first, second = self.mlp.fc1, self.mlp.fc2
+        tokens = x.reshape(-1, x.shape[-1])
+        return gelu_mlp(tokens, first.weight, first.bias, second.weight, second.bias).reshape(x.shape)
 
     def _mix(self, x: Tensor, grid: tuple[int, ...], mask: GridMask | None) -> Tensor:
         mixers = self.mixer if isinstance(self.mixer, nn.ModuleList) else [self.mixer] * len(self.orders)

@@ -2,8 +2,11 @@ import pytest
 import torch
 from torch import nn
 
+from nstorm.layers import MambaMixer
 from nstorm.nets import NeuroSTORM, create_model, from_published, list_models, register_model
 from nstorm.nets.published import _rename
+from nstorm.nets.shifted_window_net import pool_mask
+from nstorm.scan import use_backend
 from tests.conftest import load_golden, relative_error
 
 
@@ -13,16 +16,19 @@ def published(name):
 
 
 @pytest.mark.parametrize("name", ["full_last", "windowed_last", "uneven"])
-def test_golden_features(name):
+@pytest.mark.parametrize("backend", ["numba", "torch", "reference"])
+def test_golden_features(name, backend):
     golden, net = published(name)
-    with torch.no_grad():
+    with torch.no_grad(), use_backend(backend):
         assert relative_error(net.forward_features(golden.input), golden.tensors["y"]) <= 1e-5
 
 
-def test_golden_gradients_of_a_short_clip():
+@pytest.mark.parametrize("backend", ["numba", "torch"])
+def test_golden_gradients_of_a_short_clip(backend):
     golden, net = published("short_clip_grads")
     x = golden.input.requires_grad_()
-    y = net.forward_features(x)
+    with use_backend(backend):
+        y = net.forward_features(x)
     assert relative_error(y, golden.tensors["y"]) <= 1e-5
     loss = y.square().mean()
     assert relative_error(loss, golden.tensors["loss"]) <= 1e-5
@@ -127,3 +133,50 @@ def test_registry():
         register_model(type("neurostorm_base", (), {"__name__": "neurostorm_base"}))
     with pytest.raises(ValueError, match=r"img_size \(96, 96, 96\) must have four entries"):
         create_model("neurostorm_base", img_size=(96, 96, 96))
+
+
+def test_one_mixer_for_all_stages_or_one_each():
+    with pytest.raises(ValueError, match="mixer has 1 entries, expected one for each of 2 stages"):
+        small(mixer=[MambaMixer])
+    assert isinstance(small(mixer=[MambaMixer, nn.Identity]).stages[1].blocks[0].mixer, nn.Identity)
+
+
+def ball(*size):
+    place = torch.stack(torch.meshgrid(*(torch.linspace(-1, 1, n) for n in size), indexing="ij"))
+    return place.square().sum(0) < 0.6
+
+
+@pytest.mark.parametrize("final_norm", [False, True])
+def test_a_brain_mask_keeps_air_out(final_norm):
+    net = small(num_classes=3, boundary="reset", final_norm=final_norm).eval()
+    mask, x = ball(12, 12, 12), torch.randn(2, 1, 12, 12, 12, 5)
+    mask[:6, :6, 6:] = False
+    patches = pool_mask(mask, (3, 3, 3))
+    assert not patches.all()
+    inside = patches.repeat_interleave(3, 0).repeat_interleave(3, 1).repeat_interleave(3, 2)[..., None]
+    features = net.forward_features(x, mask)
+    merged = pool_mask(patches, (2, 2, 2))
+    assert not merged.all()
+    assert (features[:, :, ~merged] == 0).all()
+    other = torch.where(inside, x, 7.0)
+    torch.testing.assert_close(net(other, mask), net(x, mask))
+    # the head averages over the brain
+    torch.testing.assert_close(net(x, mask), net.head(features[:, :, merged]))
+    torch.testing.assert_close(net(x, mask.expand(2, -1, -1, -1)), net(x, mask))
+    each = torch.stack([mask, mask.flip(2)])
+    alone = [net(sample, own) for sample, own in zip(x.split(1), each, strict=True)]
+    torch.testing.assert_close(net(x, each), torch.cat(alone))
+    with pytest.raises(ValueError, match="brain_mask is empty"):
+        net(x, torch.zeros(12, 12, 12, dtype=torch.bool))
+
+
+def test_a_mask_that_holds_everything_changes_nothing():
+    net, x = small(boundary="reset").eval(), torch.randn(1, 1, 12, 12, 12, 6)
+    torch.testing.assert_close(net(x, torch.ones(12, 12, 12, dtype=torch.bool)), net(x))
+
+
+def test_interpolates_to_another_grid_and_a_longer_clip():
+    x = torch.randn(1, 1, 15, 12, 18, 9)
+    with pytest.raises(ValueError, match="interpolate"):
+        small()(x)
+    assert small(interpolate=True).forward_features(x).shape[2:] == (3, 2, 3, 9)

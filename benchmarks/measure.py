@@ -5,7 +5,8 @@ import gc
 import platform
 import statistics
 import time
-from collections.abc import Callable
+import timeit
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -23,6 +24,31 @@ def median_seconds(call: Callable[[], object], repeats: int = 7, warm_up: int = 
     return statistics.median(times)
 
 
+def fastest_seconds(call: Callable[[], object], repeats: int = 100) -> float:
+    """Shortest wall time of a call: what the machine can do when nothing disturbs it."""
+    call()
+    return min(timeit.repeat(call, number=1, repeat=repeats))
+
+
+def seconds_in_turns(
+    calls: Mapping[str, Callable[[], object]], rounds: int = 5, turn_seconds: float = 0.2
+) -> dict[str, list[float]]:
+    """Wall times of each call, measured in turns, so that whatever slows the machine slows all of them.
+
+    A turn is one call to warm up, and then as many as fit into `turn_seconds`, at least one.
+    """
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            call()
+            end = time.perf_counter() + turn_seconds
+            while True:
+                times[name] += timeit.repeat(call, number=1, repeat=1)
+                if time.perf_counter() > end:
+                    break
+    return times
+
+
 def _status(field: str) -> int:
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field + ":"):
@@ -31,7 +57,7 @@ def _status(field: str) -> int:
 
 
 def peak_bytes(call: Callable[[], object]) -> int:
-    """How far the process's resident memory rises above its level before the call (Linux)."""
+    """How far the process's resident memory rises above its level before the second call (Linux)."""
     call()
     gc.collect()
     # give freed memory back first, or the call would reuse it unseen

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,3 +47,11 @@ def relative_error(value: Tensor, expected: Tensor) -> float:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _compiled_code_is_forgotten(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Or the tests that compile would together reach the limit of variants of one function."""
+    yield
+    if "compile" in request.node.name:
+        torch.compiler.reset()

@@ -43,7 +43,7 @@ class BidirectionalMambaMixer(nn.Module):
 
     Example:
         >>> import torch
-        >>> from nstorm.layers.bidirectional_mamba import BidirectionalMambaMixer
+        >>> from nstorm.layers import BidirectionalMambaMixer
         >>> BidirectionalMambaMixer(dim=24, merge="gate", d_state=8)(torch.randn(2, 63, 24)).shape
         torch.Size([2, 63, 24])
     """

@@ -151,18 +151,18 @@ class MambaMixer(nn.Module):
         call = ScanCall(x.device.type, self._widest(x), (n, self.D.shape[0], length, self.d_state))
         fused = state is None and not return_state and choose_backend(self.backend, call) == "numba"
         # how many tokens are left is nothing that tracing could know
-        if fused and token_mask is not None and x.device.type == "cpu" and not torch.compiler.is_compiling():
-            return on_packed(lambda tokens, begins: self(tokens, reset=begins), x, token_mask, reset)
+        eager = x.device.type == "cpu" and not torch.compiler.is_compiling()
+        if fused and token_mask is not None and eager and token_mask.any():
+            return on_packed(
+                lambda tokens, begins: self.out_proj(self._fused(self.in_proj(tokens), None, begins)),
+                x, token_mask, reset,
+            )  # fmt: skip
         if token_mask is not None:
             # or what a skipped token holds would be multiplied by its gradient of 0
             x = torch.where(token_mask[..., None], x, 0.0)
         xz = self.in_proj(x)
         if fused:
-            y = mamba_inner(
-                xz, self.conv1d.weight[:, 0], self.conv1d.bias, self.x_proj.weight, self.dt_proj.weight,
-                self.dt_proj.bias, -self.A_log.exp(), self.D, token_mask, reset,
-            )[0]  # fmt: skip
-            last = None
+            y, last = self._fused(xz, token_mask, reset), None
         else:
             y, last = self._in_parts(xz, token_mask, reset, state, return_state)
         y = self.out_proj(y)
@@ -172,6 +172,12 @@ class MambaMixer(nn.Module):
 
     def _widest(self, x: Tensor) -> torch.dtype:
         return torch.promote_types(x.dtype, self.A_log.dtype)
+
+    def _fused(self, xz: Tensor, token_mask: Tensor | None, reset: Tensor | None) -> Tensor:
+        return mamba_inner(
+            xz, self.conv1d.weight[:, 0], self.conv1d.bias, self.x_proj.weight, self.dt_proj.weight,
+            self.dt_proj.bias, -self.A_log.exp(), self.D, token_mask, reset,
+        )[0]  # fmt: skip
 
     def _in_parts(
         self, xz: Tensor, token_mask: Tensor | None, reset: Tensor | None, state: MambaState | None, return_state: bool

@@ -32,11 +32,11 @@ def _fill(target, count):
 
 
 @kernel
-def _begin(first_inputs, n, d, padded, tokens, taps, inner):
-    """The inputs before the first token: those given, or zeros; zeros before a unit that begins inside a sequence."""
+def _begin(first_inputs, n, d, padded, tokens, taps):
+    """The inputs before the first token: those given, or zeros; a unit inside a sequence forgets them by its reset."""
     for j in range(taps - 1):
         x = splat(_ZERO)
-        if first_inputs and not inner:
+        if first_inputs:
             x = load(first_inputs, (n * (taps - 1) + j) * padded + d)
         store(tokens, j * LANES, x)
 
@@ -73,7 +73,7 @@ def forward(piece, first_unit, last_unit, units, scratch, sizes, x_rows, weight,
             for d in range(units[unit, 2], units[unit, 3], LANES):
                 width = min(LANES, num_channels - d)
                 offset = load(bias, d)
-                _begin(first_inputs, n, d, padded, tokens, taps, first_token > 0)
+                _begin(first_inputs, n, d, padded, tokens, taps)
                 start = first_token
                 while start < last_token:
                     end = run_end(flags, at, start, last_token)
@@ -128,7 +128,7 @@ def backward(piece, first_unit, last_unit, units, scratch, sizes, x_rows, weight
             for d in range(units[unit, 2], units[unit, 3], LANES):
                 width = min(LANES, num_channels - d)
                 offset = load(bias, d)
-                _begin(first_inputs, n, d, padded, tokens, taps, first_token > 0)
+                _begin(first_inputs, n, d, padded, tokens, taps)
                 _fill(grads, CHUNK + taps - 1)
                 for j in range(taps - 1):
                     places[j] = -taps if first_token else j - (taps - 1)

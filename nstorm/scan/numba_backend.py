@@ -2,13 +2,24 @@
 
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from nstorm.scan import numba_kernels as kernels
 from nstorm.scan.elementary import LOG2_E
-from nstorm.scan.numba_memory import address, byte_flags, cut, launch, padded, plain, readable, rows, unpadded
+from nstorm.scan.numba_memory import (
+    address,
+    byte_flags,
+    cut,
+    empty,
+    launch,
+    padded,
+    plain,
+    readable,
+    rows,
+    unpadded,
+    zeros,
+)
 from nstorm.scan.runs import CHUNK
 from nstorm.scan.simd import GROUP, LANES
 
@@ -48,9 +59,9 @@ def forward(
     """Return y (n, l, d), the last state (n, d, s), and the states backward starts from (n, chunks, s, padded d)."""
     call = _Call(u, delta, A, B, C, D, z, delta_bias, delta_softplus, token_mask, reset)
     (n, length, d), (*_, num_states, width) = u.shape, call.sizes
-    y = torch.empty(n, length, d)
-    states = torch.empty(n, -(-length // CHUNK), num_states, width)
-    last_state = torch.empty(n, num_states, width)
+    y = empty(n, length, d)
+    states = empty(n, -(-length // CHUNK), num_states, width)
+    last_state = empty(n, num_states, width)
     first_state = None if initial_state is None else padded(initial_state.transpose(1, 2), d)
     call.run(kernels.forward, address(first_state), rows(y), states.data_ptr(), last_state.data_ptr())
     return y.to(u.dtype), unpadded(last_state, d), states
@@ -69,16 +80,16 @@ def backward(
     call = _Call(u, delta, A, B, C, D, z, delta_bias, delta_softplus, token_mask, reset)
     (n, length, d), (*_, num_states, width) = u.shape, call.sizes
     memory = readable(dy)
-    du, ddelta = torch.empty(n, length, d), torch.empty(n, length, d)
+    du, ddelta = empty(n, length, d), empty(n, length, d)
     if z is not None and dz is None:
-        dz = torch.empty(n, length, d)
+        dz = empty(n, length, d)
     parts, slabs = call.units.num_parts, call.units.num_slabs
-    dA, dD, dbias = (torch.zeros(parts, *shape, width) for shape in ((call.num_rows,), (), ()))
+    dA, dD, dbias = (zeros(parts, *shape, width) for shape in ((call.num_rows,), (), ()))
     slab_B, slab_C = (
-        x[None] if x is not None and slabs == 1 else torch.empty(slabs, n, length, num_states) for x in (dB, dC)
+        x[None] if x is not None and slabs == 1 else empty(slabs, n, length, num_states) for x in (dB, dC)
     )
-    dlast = torch.zeros(n, num_states, width) if dlast_state is None else padded(dlast_state.transpose(1, 2), d)
-    dfirst = torch.empty(n, num_states, width)
+    dlast = zeros(n, num_states, width) if dlast_state is None else padded(dlast_state.transpose(1, 2), d)
+    dfirst = empty(n, num_states, width)
     call.run(
         kernels.backward, rows(memory), states.data_ptr(), dlast.data_ptr(), rows(du), rows(ddelta), rows(dz),
         dA.data_ptr(), *((*rows(x[0]), x.stride(0)) if slabs else (0, 0, 0, 0) for x in (slab_B, slab_C)),
@@ -86,7 +97,7 @@ def backward(
     )  # fmt: skip
     return (
         du, ddelta, dA.sum(0)[:num_states, :d].t().contiguous(), _sum(slab_B, dB), _sum(slab_C, dC),
-        dD.sum(0)[:d].clone(), torch.zeros(1, 1, 1) if dz is None else dz, dbias.sum(0)[:d].clone(),
+        dD.sum(0)[:d].clone(), zeros(1, 1, 1) if dz is None else dz, dbias.sum(0)[:d].clone(),
         unpadded(dfirst, d),
     )  # fmt: skip
 

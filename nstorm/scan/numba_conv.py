@@ -3,7 +3,19 @@
 from torch import Tensor
 
 from nstorm.scan import conv_kernels as kernels
-from nstorm.scan.numba_memory import address, byte_flags, cut, launch, padded, plain, readable, rows, unpadded
+from nstorm.scan.numba_memory import (
+    address,
+    byte_flags,
+    cut,
+    empty,
+    launch,
+    padded,
+    plain,
+    readable,
+    rows,
+    unpadded,
+    zeros,
+)
 
 
 def forward(
@@ -13,8 +25,7 @@ def forward(
     """Return y (n, l, d) and the last inputs (n, d, taps - 1)."""
     (n, length, d), taps = x.shape, weight.shape[1]
     weights, first = [padded(weight.t(), d), padded(bias, d)], _first(initial_state, d)
-    # new_empty, because torch.empty heeds the default type and device
-    y, last = (weights[0].new_empty(shape) for shape in ((n, length, d), (n, taps - 1, weights[0].shape[1])))
+    y, last = empty(n, length, d), empty(n, taps - 1, weights[0].shape[1])
     memory, flags = readable(x), byte_flags(token_mask, reset)
     launch(
         kernels.forward, cut((n, length, d), reset), kernels.scratch_size(taps), (length, d, taps, last.shape[2]),
@@ -31,8 +42,8 @@ def backward(
     (n, length, d), taps = x.shape, weight.shape[1]
     memory, grads = readable(x), readable(dy)
     weights, first = [padded(weight.t(), d), padded(bias, d)], _first(initial_state, d)
-    zeros, width = weights[0].new_zeros, weights[0].shape[1]
-    dx = weights[0].new_empty(n, length, d) if dx is None else dx
+    width = weights[0].shape[1]
+    dx = empty(n, length, d) if dx is None else dx
     dlast = zeros(n, taps - 1, width) if dlast is None else padded(dlast.transpose(1, 2), d)
     units, flags = cut((n, length, d), reset), byte_flags(token_mask, reset)
     dweight, dbias = zeros(units.num_parts, taps, width), zeros(units.num_parts, width)

@@ -16,6 +16,16 @@ from nstorm.scan.units import Units
 Rows = tuple[int, int, int]
 
 
+def empty(*shape: int) -> Tensor:
+    """Float32 memory on the CPU, whatever the default type and device are."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+
+def zeros(*shape: int) -> Tensor:
+    """The same, filled with zeros."""
+    return torch.zeros(shape, dtype=torch.float32, device="cpu")
+
+
 def plain(x: Tensor) -> Tensor:
     """In float32, without history, and without what a subclass such as MONAI's MetaTensor does to operations."""
     return x.detach().as_subclass(Tensor).float()
@@ -42,7 +52,7 @@ def address(x: Tensor | None) -> int:
 def padded(x: Tensor | None, num_channels: int) -> Tensor:
     """A copy whose last axis, channels, is float32 with zeros up to a whole number of vectors."""
     if x is None:
-        x = torch.zeros(num_channels)
+        x = zeros(num_channels)
     return F.pad(plain(x), (0, -num_channels % LANES)).clone(memory_format=torch.contiguous_format)
 
 
@@ -56,7 +66,7 @@ def byte_flags(token_mask: Tensor | None, reset: Tensor | None) -> Tensor | None
     given = [m for m in (token_mask, reset) if m is not None]
     if not given:
         return None
-    flags = torch.zeros(given[0].shape, dtype=torch.uint8)
+    flags = torch.zeros(given[0].shape, dtype=torch.uint8, device="cpu")
     if token_mask is not None:
         flags += ~token_mask.as_subclass(Tensor) * SKIP
     if reset is not None:
@@ -73,5 +83,5 @@ def launch(kernel: Callable[..., None], units: Units, scratch_size: int, *args: 
     """Run a kernel over all units, with so many float32 of scratch for each piece of the work."""
     num_units = len(units.table)
     pieces = num_pieces(num_units)
-    scratch = torch.empty(pieces, scratch_size)
+    scratch = empty(pieces, scratch_size)
     run_pieces(kernel, pieces, num_units, units.table, scratch.data_ptr(), *args)

@@ -36,7 +36,7 @@ class Units:
             bounds = [num_sequences * i // num_runs for i in range(num_runs + 1)] if num_runs else [0]
             spans = [(first, last, 0, length) for first, last in pairwise(bounds)]
         # Slabs cost: each adds to dB and dC on its own.
-        size = num_channels if len(spans) >= _FEW else _SLAB
+        size = max(num_channels, 1) if len(spans) >= _FEW else _SLAB
         slabs = [(first, min(first + size, num_channels)) for first in range(0, num_channels, size)]
         rows = [
             (*span[:2], *slab, *span[2:], number, part)

@@ -18,56 +18,6 @@ from nstorm.layers import (
     ShiftedWindowStage,
 )
 from nstorm.scan import WindowLayout
-from tests.conftest import load_golden, relative_error
-
-
-@pytest.mark.parametrize("index", [0, 1])
-@pytest.mark.parametrize("backend", ["reference", "numba"])
-def test_mamba_mixer_golden(index, backend):
-    golden = load_golden(f"mamba_block_{index}")
-    sizes = {name: int(golden.config[name]) for name in ("d_state", "d_conv", "expand")}
-    mixer = MambaMixer(int(golden.config["d_model"]), **sizes, backend=backend)
-    mixer.load_state_dict(golden.with_prefix("weight."))
-    x = golden.tensors["x"].requires_grad_()
-    y = mixer(x)
-    assert relative_error(y, golden.tensors["y"]) <= 1e-5
-    y.backward(golden.tensors["dy"])
-    assert relative_error(x.grad, golden.tensors["grad_x"]) <= 1e-4
-    expected = golden.with_prefix("grad.")
-    parameters = dict(mixer.named_parameters())
-    assert parameters.keys() == expected.keys()
-    for name, parameter in parameters.items():
-        assert relative_error(parameter.grad, expected[name]) <= 1e-4, name
-
-
-@pytest.mark.parametrize(
-    "sizes",
-    [
-        {"d_conv": 1},
-        {"d_conv": 2, "d_state": 1},
-        {"expand": 3, "dt_rank": 5},
-        {"conv_bias": False, "bias": True},
-    ],
-)
-def test_mamba_mixer_is_causal_at_any_size(sizes):
-    mixer = MambaMixer(6, **sizes).eval()
-    x = torch.randn(2, 9, 6)
-    y = mixer(x)
-    changed = x.clone()
-    changed[:, 5:] += 1
-    after = mixer(changed)
-    torch.testing.assert_close(after[:, :5], y[:, :5])
-    assert not torch.allclose(after[:, 5], y[:, 5])
-
-
-def test_mamba_mixer_initial_steps_span_the_range():
-    mixer = MambaMixer(200, dt_min=0.01, dt_max=0.2)
-    steps = F.softplus(mixer.dt_proj.bias)
-    assert 0.01 * 0.99 <= steps.min() < 0.012
-    assert 0.17 < steps.max() <= 0.2 * 1.01
-    assert torch.allclose(mixer.A_log.exp(), torch.arange(1.0, 17.0).expand(400, 16))
-    with pytest.raises(ValueError, match=r"dt_min 0\.2 and dt_max 0\.1"):
-        MambaMixer(8, dt_min=0.2, dt_max=0.1)
 
 
 def test_patch_embed_equals_a_convolution_per_frame():

@@ -379,3 +379,23 @@ def test_half_precision_inputs(backend, dtype):
 def test_bad_input(changes, message):
     with pytest.raises(ValueError, match=message):
         selective_scan(**make_inputs(2, 3, 9, 4) | changes)
+
+
+def test_default_type_and_device_change_nothing():
+    inputs = make_inputs(3, 21, 40, 5)
+    flags = {"token_mask": torch.rand(3, 40) < 0.7, "reset": torch.rand(3, 40) < 0.1}
+    expected = run(inputs, backend="numba", **flags)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            y = selective_scan(**inputs, delta_softplus=True, backend="numba", **flags)
+        leaves = {name: x.clone().requires_grad_() for name, x in inputs.items()}
+        z = selective_scan(**leaves, delta_softplus=True, backend="numba", **flags)
+        grad = torch.autograd.grad(z.sum(), leaves["u"])[0]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(y, expected["y"])
+    assert torch.equal(z, expected["y"])
+    leaves = {name: x.clone().requires_grad_() for name, x in inputs.items()}
+    plain = selective_scan(**leaves, delta_softplus=True, backend="numba", **flags)
+    assert torch.equal(grad, torch.autograd.grad(plain.sum(), leaves["u"])[0])

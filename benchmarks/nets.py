@@ -86,9 +86,8 @@ def main() -> None:
     print(machine())
     print(f"{args.model}, clip 96 x 96 x 96 x 20, batch 1, float32: a training step takes {seconds:.2f} s,")
     print(f"{seconds / own:.2f} times its own matrix products ({own:.2f} s); peak {peak / 1e9:.2f} GB.")
-    print(
-        f"With a brain mask of {brain.float().mean():.0%} of the voxels: {masked:.2f} s, {seconds / masked:.2f} x faster."
-    )
+    faster = f"{masked:.2f} s, {seconds / masked:.2f} x faster"
+    print(f"With a brain mask of {brain.float().mean():.0%} of the voxels: {faster}.")
     print(f"\nUnder the profiler ({statistics.median(walls):.2f} s):\n\n| part | share of the step |\n|---|---|")
     middle = shares[walls.index(statistics.median(walls))]
     for part, value in sorted(middle.items(), key=lambda item: -item[1]):

@@ -149,7 +149,9 @@ class MambaMixer(nn.Module):
         n, length, _ = x.shape
         check_flags(token_mask, reset, (n, length))
         call = ScanCall(x.device.type, self._widest(x), (n, self.D.shape[0], length, self.d_state))
-        fused = state is None and not return_state and choose_backend(self.backend, call) == "numba"
+        # adapters put layers of their own in the places of the projections
+        plain = type(self.x_proj) is type(self.dt_proj) is nn.Linear
+        fused = plain and state is None and not return_state and choose_backend(self.backend, call) == "numba"
         # how many tokens are left is nothing that tracing could know
         eager = x.device.type == "cpu" and not torch.compiler.is_compiling()
         if fused and token_mask is not None and eager and token_mask.any():

@@ -119,13 +119,23 @@ class ShiftedWindowBlock(nn.Module):
         self, x: Float[Tensor, "b tokens c"], grid: tuple[int, ...], mask: GridMask | None = None
     ) -> Float[Tensor, "b tokens c"]:
         """Map a list of tokens: those of the grid in raster order, or those of them that the mask holds."""
-        x = x + self.drop_path(self.scale1(self._mix(self.norm1(x), grid, mask)))
-        return x + self.drop_path(self.scale2(self._transform(self.norm2(x))))
+        x = x + self._drop(self.scale1(self._mix(self.norm1(x), grid, mask)), mask)
+        return x + self._drop(self.scale2(self._transform(self.norm2(x))), mask)
+
+    def _drop(self, x: Tensor, mask: GridMask | None) -> Tensor:
+        if mask is None or mask.shape[0] == 1:
+            return self.drop_path(x)
+        # one list holds the tokens of all samples, and each of these is dropped or not
+        factors = self.drop_path(x.new_ones((mask.shape[0], 1)))
+        counts = torch.from_numpy(mask.cells.reshape(mask.shape[0], -1).sum(1)).to(x.device)
+        return x * factors.repeat_interleave(counts, 0)
 
     def _transform(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or (self.training and self.mlp.drop1.p):
-            return self.mlp(x)
         first, second = self.mlp.fc1, self.mlp.fc2
+        # adapters put layers of their own in these places
+        plain = type(first) is type(second) is nn.Linear and not (self.training and self.mlp.drop1.p)
+        if not plain or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+            return self.mlp(x)
         tokens = x.reshape(-1, x.shape[-1])
         return gelu_mlp(tokens, first.weight, first.bias, second.weight, second.bias).reshape(x.shape)
 

@@ -7,7 +7,7 @@ import jaxtyping
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from nstorm.layers import BidirectionalMambaMixer, MambaMixer, MambaState
 from tests.conftest import load_golden, relative_error
@@ -473,3 +473,16 @@ def test_bidirectional_exports_and_compiles(shared, monkeypatch):
         x = torch.randn(*shape, 6)
         flags = {"token_mask": torch.rand(shape) < 0.7, "reset": torch.rand(shape) < 0.1}
         torch.testing.assert_close(exported(x, **flags), mixer(x, **flags))
+
+
+def test_a_projection_that_is_changed_from_outside_is_called():
+    class Louder(nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    mixer, x = MambaMixer(6), torch.randn(2, 9, 6)
+    before = mixer(x)
+    louder = Louder(*mixer.x_proj.weight.shape[::-1], bias=False)
+    louder.load_state_dict(mixer.x_proj.state_dict())
+    mixer.x_proj = louder
+    assert not torch.allclose(mixer(x), before)

@@ -173,6 +173,20 @@ def test_layer_scale_and_drop_path():
     assert not torch.equal(dropping.eval()(x), x)
 
 
+@pytest.mark.parametrize("batch", [(), (40,)], ids=["one mask", "a mask a sample"])
+def test_drop_path_drops_samples(batch):
+    made = ShiftedWindowBlock(8, MambaMixer(8), WINDOW, drop_path_rate=0.5).train()
+    mask = brain(batch)
+    inside = mask.expand(40, *GRID[:3])
+    x = torch.randn(1, *GRID, 8).expand(40, *GRID, 8)
+    moved = (made(x, mask) - x).abs().amax((-1, -2)) > 0
+    kept = torch.stack([sample[own].any() for sample, own in zip(moved, inside, strict=True)])
+    # both branches are dropped in one sample of four
+    assert 15 < kept.sum() < 40
+    for sample, own, drawn in zip(moved, inside, kept, strict=True):
+        assert (sample[own] == drawn).all()
+
+
 @pytest.mark.parametrize("masked", [False, True])
 def test_checkpointing_changes_nothing_but_memory(masked):
     stage = ShiftedWindowStage(8, 2, MambaMixer, WINDOW, boundary="reset", drop_path_rate=0.2).train()
@@ -220,3 +234,16 @@ def test_relative_bias_depends_on_the_distance_alone():
     # a smaller window looks the same distances up
     small = attention._bias(None, 4, (2, 1, 2))[0]
     assert small[0, 3].item() == seen[(-1, 0, -1)]
+
+
+def test_an_mlp_that_is_changed_from_outside_is_called():
+    class Louder(nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    made, x = ShiftedWindowBlock(8, MambaMixer(8), WINDOW), torch.randn(1, *GRID, 8)
+    before = made(x)
+    louder = Louder(8, 32)
+    louder.load_state_dict(made.mlp.fc1.state_dict())
+    made.mlp.fc1 = louder
+    assert not torch.allclose(made(x), before)

@@ -268,8 +268,8 @@ x = tokens_of(signal[:FRAMES, *BOX], PATCH, DIM)
 at_right = in_brain & (torch.arange(grid[0]) >= 11)[:, None, None]
 other = torch.randn(DIM)
 change_right, change_last = torch.zeros_like(x), torch.zeros_like(x)
-change_right[0, at_right, CHANGED_FRAME] = other
-change_last[0, in_brain, -1] = other
+change_right[0, :, :, :, CHANGED_FRAME][at_right] = other
+change_last[0, :, :, :, -1][in_brain] = other
 moved = {
     (name, boundary): [movement(block_of(mixer, boundary=boundary), x, c) for c in (change_right, change_last)]
     for name, mixer in MIXERS.items()

@@ -116,7 +116,7 @@ def _resize_space(spatial: Float[Tensor, "1 c h w d 1"], size: Sequence[int]) ->
 
 def _resize_time(temporal: Float[Tensor, "1 c 1 1 1 t"], num_frames: int) -> Float[Tensor, "1 c 1 1 1 frames"]:
     if num_frames <= temporal.shape[5]:
-        # a copy: the strides of a view would tie an exported program to shorter clips only
-        return torch.narrow_copy(temporal, 5, 0, num_frames)
+        # taken and not sliced: the strides of a view would tie an exported program to shorter clips only
+        return temporal.index_select(5, torch.arange(num_frames, device=temporal.device))
     stretched = F.interpolate(temporal.flatten(2), num_frames, mode="linear", align_corners=False)
     return stretched[:, :, None, None, None]

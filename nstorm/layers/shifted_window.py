@@ -1,6 +1,7 @@
 """Blocks and stages of shifted windows around any sequence mixer."""
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -123,7 +124,7 @@ class ShiftedWindowBlock(nn.Module):
         return x + self._drop(self.scale2(self._transform(self.norm2(x))), mask)
 
     def _drop(self, x: Tensor, mask: GridMask | None) -> Tensor:
-        if mask is None or mask.shape[0] == 1:
+        if mask is None or mask.shape[0] == 1 or not self.training:
             return self.drop_path(x)
         # one list holds the tokens of all samples, and each of these is dropped or not
         factors = self.drop_path(x.new_ones((mask.shape[0], 1)))
@@ -132,12 +133,18 @@ class ShiftedWindowBlock(nn.Module):
 
     def _transform(self, x: Tensor) -> Tensor:
         first, second = self.mlp.fc1, self.mlp.fc2
-        # adapters put layers of their own in these places
-        plain = type(first) is type(second) is nn.Linear and not (self.training and self.mlp.drop1.p)
-        if not plain or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        if x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or not self._has_plain_mlp():
             return self.mlp(x)
         tokens = x.reshape(-1, x.shape[-1])
         return gelu_mlp(tokens, first.weight, first.bias, second.weight, second.bias).reshape(x.shape)
+
+    def _has_plain_mlp(self) -> bool:
+        """Whether the MLP is nothing but two linear layers and a GELU: no adapter, no hook, no dropout."""
+        mlp = self.mlp
+        layers = (mlp, mlp.fc1, mlp.act, mlp.fc2)
+        hooks = (h for m in layers for h in (m._forward_hooks, m._forward_pre_hooks, m._backward_hooks))
+        types = type(mlp.fc1) is type(mlp.fc2) is nn.Linear and type(mlp.act) is nn.GELU
+        return types and not any(hooks) and not (self.training and mlp.drop1.p)
 
     def _mix(self, x: Tensor, grid: tuple[int, ...], mask: GridMask | None) -> Tensor:
         mixers = self.mixer if isinstance(self.mixer, nn.ModuleList) else [self.mixer] * len(self.orders)
@@ -183,7 +190,7 @@ def on_tokens(
     """Run a function of a list of tokens on a grid of them; those outside of the mask are 0 afterwards."""
     grid = tuple(x.shape[1:-1])
     tokens = x.flatten(1, -2)
-    if mask is None:
+    if mask is None or len(x) == 0:
         return function(tokens, grid, None).reshape(x.shape)
     if mask.shape[1:] != grid or mask.shape[0] not in (1, len(x)):
         raise ValueError(f"mask has shape {mask.shape[:-1]}, expected {grid[:3]} or {(len(x), *grid[:3])}")
@@ -196,6 +203,7 @@ def on_tokens(
     return held.put(function(held.take(tokens), grid, mask)).reshape(x.shape)
 
 
+@lru_cache(maxsize=32)
 def _held(mask: GridMask) -> TokenMap:
     cells = mask.cells.ravel()
     return TokenMap.of(cells.nonzero()[0], len(cells))

@@ -46,16 +46,25 @@ def gelu_mlp_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of x, weight1, bias1, weight2 and bias2."""
     dy, x = dy.as_subclass(Tensor), x.as_subclass(Tensor)
-    dx, dweight1, dweight2 = torch.empty_like(x), torch.zeros_like(weight1), torch.zeros_like(weight2)
-    dbias1 = torch.zeros_like(bias1)
+    dx = torch.empty_like(x)
+    # sums over tiles would lose what is small in half precision
+    wide = torch.promote_types(x.dtype, torch.float32)
+    dweight1, dbias1, dweight2 = (torch.zeros_like(p, dtype=wide) for p in (weight1, bias1, weight2))
     for tile in _tiles(len(x), len(weight1)):
         hidden = torch.addmm(bias1, x[tile], weight1.t())
-        dweight2.addmm_(dy[tile].t(), F.gelu(hidden))
         dhidden = torch.ops.aten.gelu_backward(dy[tile] @ weight2, hidden)
-        dbias1 += dhidden.sum(0)
-        dweight1.addmm_(dhidden.t(), x[tile])
+        _add_product(dweight2, dy[tile].t(), F.gelu(hidden))
+        _add_product(dweight1, dhidden.t(), x[tile])
+        dbias1 += dhidden.sum(0, dtype=wide)
         torch.mm(dhidden, weight1, out=dx[tile])
-    return dx, dweight1, dbias1, dweight2, dy.sum(0)
+    return dx, dweight1.to(weight1.dtype), dbias1.to(bias1.dtype), dweight2.to(weight2.dtype), dy.sum(0)
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    if total.dtype == a.dtype:
+        total.addmm_(a, b)
+    else:
+        total += a @ b
 
 
 @gelu_mlp_backward.register_fake

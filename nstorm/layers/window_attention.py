@@ -1,6 +1,7 @@
 """Self-attention within windows."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import prod
 
 import numpy as np
@@ -90,14 +91,13 @@ class WindowAttention(nn.Module):
             window: tokens per axis, where they differ from `window_size` because a window shrank to its grid.
         """
         n, length, channels = x.shape
-        masks = 1 if attn_mask is None else len(attn_mask)
-        # (3, n / masks, masks, heads, l, c)
-        qkv = self.qkv(x).reshape(n // masks, masks, length, 3, self.num_heads, channels // self.num_heads)
-        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5)
-        y = F.scaled_dot_product_attention(
-            q, k, v, self._bias(attn_mask, length, window), self.dropout_rate if self.training else 0.0
-        )
-        return self.proj(y.transpose(-3, -2).reshape(n, length, channels))
+        qkv = self.qkv(x).reshape(n, length, 3, self.num_heads, channels // self.num_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (n, heads, l, c) each: PyTorch's fast kernels take four axes
+        bias = self._bias(attn_mask, length, window)
+        if bias is not None and bias.dim() == 4:
+            bias = bias.repeat(n // len(bias), 1, 1, 1)
+        y = F.scaled_dot_product_attention(q, k, v, bias, self.dropout_rate if self.training else 0.0)
+        return self.proj(y.transpose(1, 2).reshape(n, length, channels))
 
     def _bias(self, attn_mask: Tensor | None, length: int, window: Sequence[int] | None) -> Tensor | None:
         allowed = None if attn_mask is None else attn_mask[:, None]
@@ -117,7 +117,8 @@ class WindowAttention(nn.Module):
         return bias if allowed is None else torch.where(allowed, bias, -torch.inf)
 
 
-def _distances(window: Sequence[int], largest: Sequence[int]) -> np.ndarray:
+@lru_cache(maxsize=32)
+def _distances(window: tuple[int, ...], largest: tuple[int, ...]) -> np.ndarray:
     """For each pair of tokens the number of the distance between them."""
     cells = np.indices(window).reshape(len(window), -1)
     number = np.zeros((cells.shape[1],) * 2, np.int64)

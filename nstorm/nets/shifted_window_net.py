@@ -31,7 +31,7 @@ class ShiftedWindowNet(nn.Module):
         depths: blocks per stage. Between stages the spatial grid halves.
         window_size: tokens of a window along h, w, d, t.
         first_window_size: that of the first stage; `window_size` if None.
-        full_last_stage: give the last stage one window over all of space, unshifted.
+        full_last_stage: give the last stage one window over all of space at `img_size`, unshifted.
         channel_multiplier: growth of the channels from stage to stage.
         mlp_ratio: hidden channels of an MLP per channel.
         dropout_rate: dropout in the MLPs and before the head.
@@ -140,14 +140,16 @@ class ShiftedWindowNet(nn.Module):
             brain_mask: (H, W, D), or (B, H, W, D) with one for each sample. Patches without a voxel in it enter nothing
                 and are not computed; their tokens are 0. None computes everything, as published.
         """
-        masks = [None] * (len(self.stages) + 1) if brain_mask is None else self._token_masks(brain_mask)
+        masks: Sequence[Tensor | None] = [None] * len(self.stages)
+        if brain_mask is not None:
+            masks = self._token_masks(_checked(brain_mask, len(x), x.shape[2:5]))
         x = self.patch_embed(x)
         for stage, mask in zip(self.stages, masks, strict=False):
             x = stage(x, mask)
         if isinstance(self.norm, nn.LayerNorm):
             x = self.norm(x.movedim(1, -1)).movedim(-1, 1)
             if masks[-1] is not None:
-                x = torch.where(_to_tokens(masks[-1]), x, 0.0)
+                x = torch.where(_to_tokens(masks[-1]).to(x.device), x, 0.0)
         return x
 
     def _token_masks(self, brain_mask: Bool[Tensor, "*b h w d"]) -> list[Tensor]:
@@ -168,7 +170,8 @@ class ShiftedWindowNet(nn.Module):
         """
         if brain_mask is not None:
             # heads average over all tokens, of which those outside are 0
-            share = _to_tokens(self._token_masks(brain_mask)[-1]).to(features.dtype).mean((1, 2, 3, 4, 5), keepdim=True)
+            mask = self._token_masks(_checked(brain_mask, len(features), brain_mask.shape[-3:]))[-1]
+            share = _to_tokens(mask).to(features).mean((1, 2, 3, 4, 5), keepdim=True)
             features = features / share
         if self.num_classes == 0:
             return features.flatten(2).mean(-1)
@@ -179,6 +182,13 @@ class ShiftedWindowNet(nn.Module):
     ) -> Float[Tensor, "b k"]:
         """Map clips (B, C_in, H, W, D, T) to logits (B, num_classes); see `forward_features` for the mask."""
         return self.forward_head(self.forward_features(x, brain_mask), brain_mask)
+
+
+def _checked(brain_mask: Tensor, num_samples: int, size: Sequence[int]) -> Tensor:
+    each = (num_samples, *size)
+    if tuple(brain_mask.shape) not in (tuple(size), each):
+        raise ValueError(f"brain_mask has shape {tuple(brain_mask.shape)}, expected {tuple(size)} or {each}")
+    return brain_mask
 
 
 def _to_tokens(mask: Bool[Tensor, "*b h w d"]) -> Bool[Tensor, "b 1 h w d 1"]:

@@ -34,5 +34,10 @@ class SwiFT(ShiftedWindowNet):
     def __init__(
         self, img_size: Sequence[int] = (96, 96, 96, 20), num_heads: Sequence[int] = (3, 6, 12, 24), **kwargs: Any
     ) -> None:
-        mixers = [partial(WindowAttention, num_heads=heads) for heads in num_heads]
+        stages = len(kwargs.get("depths", (2, 2, 6, 2)))
+        if len(num_heads) != stages:
+            raise ValueError(
+                f"num_heads {tuple(num_heads)} has {len(num_heads)} entries, expected one per stage: {stages}"
+            )
+        mixers = [partial(WindowAttention, num_heads=number) for number in num_heads]
         super().__init__(img_size, mixer=mixers, **{"boundary": "reset"} | kwargs)

@@ -188,7 +188,7 @@ class WindowLayout:
         """
         if mask is not None and mask.shape[1:] != self.grid:
             raise ValueError(f"mask is for the grid {mask.shape[1:]}, this layout for {self.grid}")
-        return _windows(self, mask, sequential)
+        return (_of_grid if mask is None else _of_mask)(self, mask, sequential)
 
     def partition(self, x: Float[Tensor, "b *grid c"]) -> Float[Tensor, "windows tokens c"]:
         """Cut (b, *grid, c) into (b * num_windows, num_tokens, c).
@@ -206,7 +206,6 @@ class WindowLayout:
         return tokens.reshape(-1, *self.grid, windows.shape[-1])
 
 
-@lru_cache(maxsize=128)
 def _windows(layout: WindowLayout, mask: GridMask | None, sequential: bool) -> Windows:
     cells = np.ones((1, *layout.grid), bool) if mask is None else mask.cells
     index = np.full((len(cells), *layout.padded), -1)
@@ -237,6 +236,10 @@ def _windows(layout: WindowLayout, mask: GridMask | None, sequential: bool) -> W
         token_mask = present
     places = TokenMap.of(index.ravel(), int(cells.sum()))
     return Windows(places, layout.window, token_mask, reset, attn_mask)
+
+
+# masks may be others for every batch, and an attn_mask of each takes megabytes
+_of_grid, _of_mask = lru_cache(maxsize=128)(_windows), lru_cache(maxsize=32)(_windows)
 
 
 def _cut(layout: WindowLayout, array: NDArray[np.int64]) -> NDArray[np.int64]:

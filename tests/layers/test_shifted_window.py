@@ -247,3 +247,7 @@ def test_an_mlp_that_is_changed_from_outside_is_called():
     louder.load_state_dict(made.mlp.fc1.state_dict())
     made.mlp.fc1 = louder
     assert not torch.allclose(made(x), before)
+    seen = []
+    made.mlp.register_forward_hook(lambda *_: seen.append(1))
+    made(x)
+    assert seen

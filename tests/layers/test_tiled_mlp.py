@@ -41,3 +41,13 @@ def test_a_gradient_of_no_layout_of_its_own():
     y = gelu_mlp(*x)
     grad = torch.autograd.grad(y.sum(), x[0])[0]
     torch.testing.assert_close(grad, torch.autograd.grad(plain(*x).sum(), x[0])[0])
+
+
+def test_half_precision_sums_in_full(monkeypatch):
+    monkeypatch.setattr(tiled_mlp, "_TILE", 1)
+    x = inputs(20_000, torch.float32)
+    half = [t.detach().bfloat16().requires_grad_() for t in x]
+    dy = torch.randn(20_000, 6).bfloat16()
+    exact = torch.autograd.grad(plain(*[t.float() for t in half]), half, dy.float())
+    for grad, expected in zip(torch.autograd.grad(gelu_mlp(*half), half, dy), exact, strict=True):
+        assert (grad - expected).abs().max() < 0.01 * expected.abs().max()

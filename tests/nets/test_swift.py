@@ -32,5 +32,5 @@ def test_published_weights_with_a_final_norm():
 
 
 def test_one_number_of_heads_per_stage():
-    with pytest.raises(ValueError, match="mixer has 2 entries, expected one for each of 4 stages"):
+    with pytest.raises(ValueError, match=r"num_heads \(3, 6\) has 2 entries, expected one per stage: 4"):
         SwiFT(num_heads=(3, 6))

@@ -212,10 +212,13 @@ class Inner(nn.Module):
         super().__init__()
         weights = inner_inputs(1, 6, 1)
         del weights["xz"]
-        self.weights = nn.ParameterDict(weights)
+        self.names = tuple(weights)
+        for name, weight in weights.items():
+            self.register_parameter(name, nn.Parameter(weight))
 
     def forward(self, xz: Tensor, token_mask: Tensor, reset: Tensor) -> Tensor:
-        return fused(xz=xz, **self.weights, token_mask=token_mask, reset=reset)
+        weights = {name: getattr(self, name) for name in self.names}
+        return fused(xz=xz, **weights, token_mask=token_mask, reset=reset)
 
 
 def module_inputs(n, length) -> tuple[Tensor, Tensor, Tensor]:

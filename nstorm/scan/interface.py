@@ -59,6 +59,7 @@ def selective_scan(
 
     The positional arguments are those of `mamba_ssm`'s `selective_scan_fn`. The state is float32, or float64 where
     `u` is float64. Memory in which channels are contiguous (a transposed `(n, l, d)` tensor) is read without a copy.
+    Gradients can be taken once; for derivatives of gradients there is `backend="reference"`.
 
     Args:
         u: input `(n, d, l)`.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nstorm.layers.packing import on_packed
 from nstorm.scan import causal_conv1d, selective_scan
 from nstorm.scan.backends import ScanCall, choose_backend
-from nstorm.scan.causal_conv import check_flags
+from nstorm.scan.checks import check_flags
 from nstorm.scan.mamba_inner import mamba_inner
 
 
@@ -148,7 +148,8 @@ class MambaMixer(nn.Module):
         """
         n, length, _ = x.shape
         check_flags(token_mask, reset, (n, length))
-        call = ScanCall(x.device.type, self._widest(x), (n, self.D.shape[0], length, self.d_state))
+        widest = torch.promote_types(x.dtype, self.A_log.dtype)
+        call = ScanCall(x.device.type, widest, (n, self.D.shape[0], length, self.d_state))
         # adapters put layers of their own in the places of the projections
         plain = type(self.x_proj) is type(self.dt_proj) is nn.Linear
         fused = plain and state is None and not return_state and choose_backend(self.backend, call) == "numba"
@@ -171,9 +172,6 @@ class MambaMixer(nn.Module):
         if token_mask is not None and self.out_proj.bias is not None:
             y = torch.where(token_mask[..., None], y, 0.0)
         return y if last is None else (y, last)
-
-    def _widest(self, x: Tensor) -> torch.dtype:
-        return torch.promote_types(x.dtype, self.A_log.dtype)
 
     def _fused(self, xz: Tensor, token_mask: Tensor | None, reset: Tensor | None) -> Tensor:
         return mamba_inner(

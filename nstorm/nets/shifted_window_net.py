@@ -144,7 +144,7 @@ class ShiftedWindowNet(nn.Module):
         if brain_mask is not None:
             masks = self._token_masks(_checked(brain_mask, len(x), x.shape[2:5]))
         x = self.patch_embed(x)
-        for stage, mask in zip(self.stages, masks, strict=False):
+        for stage, mask in zip(self.stages, masks, strict=True):
             x = stage(x, mask)
         if isinstance(self.norm, nn.LayerNorm):
             x = self.norm(x.movedim(1, -1)).movedim(-1, 1)

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nstorm.scan.backends import ScanCall, choose_backend
+from nstorm.scan.checks import check_flags, check_shape
 
 
 def causal_conv1d(
@@ -51,12 +52,9 @@ def causal_conv1d(
         torch.Size([2, 8, 63])
     """
     (n, d, length), taps = x.shape, weight.shape[-1]
-    shapes = {
-        "weight": (weight, (d, taps)), "bias": (bias, (d,)), "initial_state": (initial_state, (n, d, taps - 1)),
-    }  # fmt: skip
-    for name, (tensor, shape) in shapes.items():
-        if tensor is not None and tuple(tensor.shape) != shape:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
+    check_shape("weight", weight, (d, taps))
+    check_shape("bias", bias, (d,))
+    check_shape("initial_state", initial_state, (n, d, taps - 1))
     check_flags(token_mask, reset, (n, length))
     rows = x.transpose(1, 2)
     if choose_backend(backend, ScanCall(x.device.type, x.dtype, (n, d, length, 1))) == "numba":
@@ -64,15 +62,6 @@ def causal_conv1d(
     else:
         y, last = causal_conv1d_reference(rows, weight, bias, silu, initial_state, token_mask, reset)
     return (y.transpose(1, 2), last) if return_last_state else y.transpose(1, 2)
-
-
-def check_flags(token_mask: Tensor | None, reset: Tensor | None, shape: tuple[int, int]) -> None:
-    """Raise a ValueError where flags are not one boolean a token, which kernels would read as something else."""
-    for name, flags in (("token_mask", token_mask), ("reset", reset)):
-        if flags is not None and tuple(flags.shape) != shape:
-            raise ValueError(f"{name} has shape {tuple(flags.shape)}, expected {shape}")
-        if flags is not None and flags.dtype != torch.bool:
-            raise ValueError(f"{name} has type {flags.dtype}, expected torch.bool")
 
 
 def causal_conv1d_reference(

@@ -2,19 +2,13 @@
 
 from typing import Literal, overload
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nstorm.scan.backends import ScanCall, choose_backend
+from nstorm.scan.checks import check_flags, check_shape
 from nstorm.scan.operator import scan_operator
 from nstorm.scan.reference import selective_scan_reference
-
-
-def _check(name: str, x: Tensor | None, *shapes: tuple[int, ...]) -> None:
-    # only shapes of one rank are compared: tracing would make conditions of the others' sizes
-    if x is not None and tuple(x.shape) not in [shape for shape in shapes if len(shape) == x.dim()]:
-        raise ValueError(f"{name} has shape {tuple(x.shape)}, expected {' or '.join(map(str, shapes))}")
 
 
 @overload
@@ -102,21 +96,18 @@ def selective_scan(
     if A.is_complex():
         raise ValueError("A is complex; only the real recurrence of Mamba-1 is implemented")
     (n, num_channels, length), num_states = u.shape, A.shape[1]
-    _check("A", A, (num_channels, num_states))
-    _check("delta", delta, (n, num_channels, length))
-    _check("z", z, (n, num_channels, length))
-    _check("D", D, (num_channels,))
-    _check("delta_bias", delta_bias, (num_channels,))
-    _check("initial_state", initial_state, (n, num_channels, num_states))
-    for name, flags in (("token_mask", token_mask), ("reset", reset)):
-        _check(name, flags, (n, length))
-        if flags is not None and flags.dtype != torch.bool:
-            raise ValueError(f"{name} has type {flags.dtype}, expected torch.bool")
+    check_shape("A", A, (num_channels, num_states))
+    check_shape("delta", delta, (n, num_channels, length))
+    check_shape("z", z, (n, num_channels, length))
+    check_shape("D", D, (num_channels,))
+    check_shape("delta_bias", delta_bias, (num_channels,))
+    check_shape("initial_state", initial_state, (n, num_channels, num_states))
+    check_flags(token_mask, reset, (n, length))
     for name, matrix in (("B", B), ("C", C)):
         groups = matrix.shape[1] if matrix.dim() == 4 else 1
         if groups == 0 or num_channels % groups:
             raise ValueError(f"{name} has {groups} groups, which do not divide the {num_channels} channels of u")
-        _check(
+        check_shape(
             name, matrix,
             (n, num_states, length), (n, groups, num_states, length), (num_channels, num_states),
         )  # fmt: skip

@@ -14,6 +14,7 @@ from nstorm.scan.numba_memory import (
     empty,
     launch,
     padded,
+    padded_state,
     plain,
     readable,
     rows,
@@ -62,7 +63,7 @@ def forward(
     y = empty(n, length, d)
     states = empty(n, -(-length // CHUNK), num_states, width)
     last_state = empty(n, num_states, width)
-    first_state = None if initial_state is None else padded(initial_state.transpose(1, 2), d)
+    first_state = None if initial_state is None else padded_state(initial_state, d)
     call.run(kernels.forward, address(first_state), rows(y), states.data_ptr(), last_state.data_ptr())
     return y.to(u.dtype), unpadded(last_state, d), states
 
@@ -88,7 +89,7 @@ def backward(
     slab_B, slab_C = (
         x[None] if x is not None and slabs == 1 else empty(slabs, n, length, num_states) for x in (dB, dC)
     )
-    dlast = zeros(n, num_states, width) if dlast_state is None else padded(dlast_state.transpose(1, 2), d)
+    dlast = zeros(n, num_states, width) if dlast_state is None else padded_state(dlast_state, d)
     dfirst = empty(n, num_states, width)
     call.run(
         kernels.backward, rows(memory), states.data_ptr(), dlast.data_ptr(), rows(du), rows(ddelta), rows(dz),

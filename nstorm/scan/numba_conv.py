@@ -10,7 +10,7 @@ from nstorm.scan.numba_memory import (
     empty,
     launch,
     padded,
-    plain,
+    padded_state,
     readable,
     rows,
     unpadded,
@@ -24,7 +24,8 @@ def forward(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Return y (n, l, d) and the last inputs (n, d, taps - 1)."""
     (n, length, d), taps = x.shape, weight.shape[1]
-    weights, first = [padded(weight.t(), d), padded(bias, d)], _first(initial_state, d)
+    weights = [padded(weight.t(), d), padded(bias, d)]
+    first = None if initial_state is None else padded_state(initial_state, d)
     y, last = empty(n, length, d), empty(n, taps - 1, weights[0].shape[1])
     memory, flags = readable(x), byte_flags(token_mask, reset)
     launch(
@@ -41,10 +42,11 @@ def backward(
     """Return the gradients of x, weight, bias and the initial state, in float32; that of x in `dx`, if given."""
     (n, length, d), taps = x.shape, weight.shape[1]
     memory, grads = readable(x), readable(dy)
-    weights, first = [padded(weight.t(), d), padded(bias, d)], _first(initial_state, d)
+    weights = [padded(weight.t(), d), padded(bias, d)]
+    first = None if initial_state is None else padded_state(initial_state, d)
     width = weights[0].shape[1]
     dx = empty(n, length, d) if dx is None else dx
-    dlast = zeros(n, taps - 1, width) if dlast is None else padded(dlast.transpose(1, 2), d)
+    dlast = zeros(n, taps - 1, width) if dlast is None else padded_state(dlast, d)
     units, flags = cut((n, length, d), reset), byte_flags(token_mask, reset)
     dweight, dbias = zeros(units.num_parts, taps, width), zeros(units.num_parts, width)
     dfirst = zeros(n, taps - 1, width)
@@ -54,7 +56,3 @@ def backward(
         dweight.data_ptr(), dbias.data_ptr(), dfirst.data_ptr(),
     )  # fmt: skip
     return dx, dweight.sum(0)[:, :d].t().contiguous(), dbias.sum(0)[:d].clone(), unpadded(dfirst, d)
-
-
-def _first(initial_state: Tensor | None, num_channels: int) -> Tensor | None:
-    return None if initial_state is None else padded(plain(initial_state).transpose(1, 2), num_channels)

@@ -47,7 +47,7 @@ from nstorm.scan.simd import (
 # Numba keys its disk cache by the contents of this file alone, though `SOURCES` are compiled into the kernels too:
 # machine code of an older one would be loaded. Naming their contents here renews the cache whenever they change.
 SOURCES = ("simd.py", "elementary.py", "runs.py")
-SOURCES_SHA256 = "02ed4b6d3396295b"
+SOURCES_SHA256 = "611efb3840bc453f"
 
 _ZERO = np.float32(0.0)
 _ONE = np.float32(1.0)

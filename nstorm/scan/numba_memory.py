@@ -56,6 +56,11 @@ def padded(x: Tensor | None, num_channels: int) -> Tensor:
     return F.pad(plain(x), (0, -num_channels % LANES)).clone(memory_format=torch.contiguous_format)
 
 
+def padded_state(state: Tensor, num_channels: int) -> Tensor:
+    """(n, d, s) as (n, s, padded d)."""
+    return padded(plain(state).transpose(1, 2), num_channels)
+
+
 def unpadded(state: Tensor, num_channels: int) -> Tensor:
     """(n, s, padded d) as (n, d, s)."""
     return state[..., :num_channels].transpose(1, 2).contiguous()

@@ -223,26 +223,6 @@ def add_products(typingctx, x, a, b):
 
 
 @intrinsic
-def value(typingctx, address, index):
-    """The float32 at an index."""
-
-    def codegen(context, builder, signature, args):
-        return _load(builder, *args, _FLOAT)
-
-    return types.float32(types.intp, types.intp), codegen
-
-
-@intrinsic
-def set_value(typingctx, address, index, x):
-    """Write one float32 at an index."""
-
-    def codegen(context, builder, signature, args):
-        _store(builder, *args)
-
-    return types.void(types.intp, types.intp, types.float32), codegen
-
-
-@intrinsic
 def byte(typingctx, address, index):
     """The byte at an index of an address of bytes."""
 

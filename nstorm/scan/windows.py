@@ -1,13 +1,12 @@
 """Shifted windows over grids of any number of axes."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import prod
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -260,8 +259,8 @@ def _regions(layout: WindowLayout) -> NDArray[np.int64]:
     return regions
 
 
-def grid_mask(mask: Tensor | Sequence[Sequence[Sequence[bool]]], num_frames: int) -> GridMask:
+def grid_mask(mask: Bool[Tensor, "*b h w d"], num_frames: int) -> GridMask:
     """A `GridMask` of tokens (h, w, d, t) from a mask in space, (h, w, d) or one for each sample (b, h, w, d)."""
-    cells = np.asarray(torch.as_tensor(mask).cpu(), bool)
+    cells = mask.cpu().numpy()
     cells = cells.reshape(-1, *cells.shape[-3:])
     return GridMask.of(np.repeat(cells[..., None], num_frames, axis=-1))

@@ -3,6 +3,7 @@
 from nstorm.data.clips import event_clips, temporal_clips
 from nstorm.data.embedded import HAXBY_DELAY, EmbeddedRestRun, EmbeddedRun, haxby_runs, rest_run
 from nstorm.data.events import Event, merge_events, read_events
+from nstorm.data.layout import time_axis, time_first, time_last
 from nstorm.data.normalize import voxels_that_vary, zscore_voxels
 from nstorm.data.reader import load_bold
 
@@ -18,6 +19,9 @@ __all__ = [
     "read_events",
     "rest_run",
     "temporal_clips",
+    "time_axis",
+    "time_first",
+    "time_last",
     "voxels_that_vary",
     "zscore_voxels",
 ]

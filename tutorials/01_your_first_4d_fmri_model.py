@@ -416,7 +416,7 @@ print("MambaMixer minus CausalMean:", bootstrap_mean(hits["network"].astype(floa
 # | files | `load_bold` takes a NIfTI file, `read_events` its `events.tsv`; `zscore_voxels(bold, mask)` applies a mask |
 # | TR | read from the BIDS sidecar or the header; pass `tr=` if both lack it |
 # | delay | about 5 s where onsets are stimulus times; choose it on training runs, one value for all models |
-# | short events | `merge_events` joins single trials into blocks; without events, `temporal_clips` cuts equal clips |
+# | short events | `merge_events` joins single trials into blocks; without events, `strided_clips` cuts equal clips |
 # | patch | whole brains need larger ones, such as `(6, 6, 6, 1)`; fewer tokens are faster and coarser |
 # | window | 4 or 5 tokens an axis; use two or more blocks, the second shifted by half a window (`ShiftedWindowStage`) |
 # | head | a readout for each place when *where* matters in one person; `ClassificationHead` across people |

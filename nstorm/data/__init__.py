@@ -1,27 +1,107 @@
-"""Runs and their events as tensors: reading, clips, normalisation, and the recordings shipped with nstorm."""
+"""Runs of BOLD as tensors that lose nothing: reading, space, time, intensity, clips, splits, parcels.
 
-from nstorm.data.clips import event_clips, temporal_clips
+Functions take and give ``(T, H, W, D)`` or ``(1, H, W, D, T)``; :mod:`nstorm.data.transforms` has them for MONAI.
+"""
+
+from nstorm.data.clips.cut import random_clips, strided_clips
+from nstorm.data.clips.event_locked import event_clips
+from nstorm.data.clips.events import Event, merge_events, read_events
+from nstorm.data.clips.items import run_item
 from nstorm.data.embedded import HAXBY_DELAY, EmbeddedRestRun, EmbeddedRun, haxby_runs, rest_run
-from nstorm.data.events import Event, merge_events, read_events
+from nstorm.data.files.bids_name import bids_entities
+from nstorm.data.files.decompress import decompress
+from nstorm.data.files.masks import load_mask
+from nstorm.data.files.reader import BOLDFile, load_bold
+from nstorm.data.files.writer import save_bold, save_mask
 from nstorm.data.layout import time_axis, time_first, time_last
-from nstorm.data.normalize import voxels_that_vary, zscore_voxels
-from nstorm.data.reader import load_bold
+from nstorm.data.normalize import percent_signal_change, voxels_that_vary, zscore_global, zscore_voxels
+from nstorm.data.parcels.atlas import Atlas, load_atlas, schaefer_atlas
+from nstorm.data.parcels.atlas_space import parcel_coverage, resample_atlas
+from nstorm.data.parcels.connectivity import TangentSpace, connectivity
+from nstorm.data.parcels.series import ParcelSeries, parcel_time_series
+from nstorm.data.published import prepare_published
+from nstorm.data.space.brain_mask import apply_mask, brain_mask
+from nstorm.data.space.crop_or_pad import crop_or_pad, crop_to_mask
+from nstorm.data.space.grid import Grid, grid_of, mni152_grid, same_grid
+from nstorm.data.space.orientation import axcodes_of, reorient
+from nstorm.data.space.resample_space import resample_space
+from nstorm.data.space.sampling import sample_volume
+from nstorm.data.splits.leakage import check_leakage
+from nstorm.data.splits.methods import (
+    k_folds,
+    leave_one_site_out,
+    split_by_site,
+    split_by_subject,
+    split_runs_within_subject,
+)
+from nstorm.data.splits.split import Split
+from nstorm.data.time.clean import clean
+from nstorm.data.time.confounds import Confounds, load_confounds
+from nstorm.data.time.resample_time import remove_dummy_scans, resample_time
+from nstorm.data.time.scrub import dvars, framewise_displacement, scrub
 
 __all__ = [
     "HAXBY_DELAY",
+    "Atlas",
+    "BOLDFile",
+    "Confounds",
     "EmbeddedRestRun",
     "EmbeddedRun",
     "Event",
+    "Grid",
+    "ParcelSeries",
+    "Split",
+    "TangentSpace",
+    "apply_mask",
+    "axcodes_of",
+    "bids_entities",
+    "brain_mask",
+    "check_leakage",
+    "clean",
+    "connectivity",
+    "crop_or_pad",
+    "crop_to_mask",
+    "decompress",
+    "dvars",
     "event_clips",
+    "framewise_displacement",
+    "grid_of",
     "haxby_runs",
+    "k_folds",
+    "leave_one_site_out",
+    "load_atlas",
     "load_bold",
+    "load_confounds",
+    "load_mask",
     "merge_events",
+    "mni152_grid",
+    "parcel_coverage",
+    "parcel_time_series",
+    "percent_signal_change",
+    "prepare_published",
+    "random_clips",
     "read_events",
+    "remove_dummy_scans",
+    "reorient",
+    "resample_atlas",
+    "resample_space",
+    "resample_time",
     "rest_run",
-    "temporal_clips",
+    "run_item",
+    "same_grid",
+    "sample_volume",
+    "save_bold",
+    "save_mask",
+    "schaefer_atlas",
+    "scrub",
+    "split_by_site",
+    "split_by_subject",
+    "split_runs_within_subject",
+    "strided_clips",
     "time_axis",
     "time_first",
     "time_last",
     "voxels_that_vary",
+    "zscore_global",
     "zscore_voxels",
 ]

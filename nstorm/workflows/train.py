@@ -38,6 +38,7 @@ def train_classifier(
     prepare_batch: Callable[..., Any] | None = None,
     choose_on: Iterable[dict[str, Tensor]] | None = None,
     choose_every: int = 1,
+    unit: str = "subject",
     description: str = "training",
 ) -> History:
     """Train a network with MONAI's `SupervisedTrainer`, with a progress bar in a terminal.
@@ -55,10 +56,13 @@ def train_classifier(
         prepare_batch: MONAI's hook from a batch to (image, label), the place for augmentation; MONAI's default if None.
         choose_on: data like `batches`, never augmented.
         choose_every: epochs between two measurements.
+        unit: what must not be in both data, "subject" or, for one person's data, "run"; it is checked where the items
+            behind the loaders carry a `subject`.
         description: shown before the progress bar.
 
     Raises:
-        ValueError: if the loss becomes NaN or infinite, naming the epoch.
+        ValueError: if the loss becomes NaN or infinite, naming the epoch, or if `batches` and `choose_on` share a
+            subject, a run or a file (see `nstorm.data.check_leakage`).
 
     Example:
         >>> import torch
@@ -110,6 +114,7 @@ def train_classifier(
     trainer.add_event_handler(Events.EPOCH_COMPLETED, close_epoch)
 
     if choose_on is not None:
+        _refuse_leakage(batches, choose_on, unit)
         evaluator = SupervisedEvaluator(device=device, val_data_loader=choose_on, network=net, decollate=False)
         measured: list[tuple[float, int]] = []
 
@@ -141,3 +146,13 @@ def train_classifier(
         net.load_state_dict(best)
     net.eval()
     return history
+
+
+def _refuse_leakage(batches: Iterable[dict[str, Tensor]], choose_on: Iterable[dict[str, Tensor]], unit: str) -> None:
+    from nstorm.data.splits.leakage import check_leakage, items_behind
+
+    # an iterable without a dataset gives batches, which are no items
+    loaders = {"batches": batches, "choose_on": choose_on}
+    parts = {name: items_behind(getattr(loader, "dataset", ())) for name, loader in loaders.items()}
+    if all(parts.values()) and any("subject" in item for items in parts.values() for item in items):
+        check_leakage(unit=unit, **parts)

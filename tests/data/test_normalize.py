@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 from monai.data.meta_tensor import MetaTensor
+from scipy.stats import median_abs_deviation
 
-from nstorm.data import voxels_that_vary, zscore_voxels
+from nstorm.data.normalize import percent_signal_change, voxels_that_vary, zscore_global, zscore_voxels
 
 SHAPE = (7, 3, 4, 5)
 
@@ -61,7 +62,7 @@ def test_input_is_left_as_it_is(bold):
 def test_metatensor_keeps_its_meta(bold):
     affine = torch.diag(torch.tensor([-3.0, 3.0, 4.0, 1.0], dtype=torch.float64))
     run = MetaTensor(bold, affine=affine, meta={"tr": 1.5})
-    normal = zscore_voxels(run, MetaTensor(torch.ones(SHAPE[1:], dtype=torch.bool)))
+    normal = zscore_voxels(run, MetaTensor(torch.ones(SHAPE[1:], dtype=torch.bool), affine=affine))
     assert isinstance(normal, MetaTensor)
     assert normal.meta["tr"] == 1.5
     assert torch.equal(normal.affine, affine)
@@ -90,10 +91,128 @@ def test_dtypes(given, returned):
     torch.testing.assert_close(normal.double(), zscore_voxels(bold.double()), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("function", [zscore_voxels, voxels_that_vary])
-def test_clip_instead_of_run(bold, function):
-    with pytest.raises(ValueError, match=r"bold has shape \(1, 7, 3, 4, 5\), but a run has four axes \(T, H, W, D\)"):
-        function(bold[None])
+@pytest.mark.parametrize("robust", [False, True])
+@pytest.mark.parametrize("function", [zscore_voxels, zscore_global, percent_signal_change])
+def test_layouts_give_the_same(bold, function, robust):
+    bold[:, 0, 0] = 7.0
+    mask = torch.rand(SHAPE[1:]) > 0.3
+    for part in (None, mask, mask[None]):
+        last = function(bold.movedim(0, -1)[None], part, robust=robust)
+        assert last.shape == (1, 3, 4, 5, 7)
+        torch.testing.assert_close(last[0].movedim(-1, 0), function(bold, part, robust=robust))
+
+
+@pytest.mark.parametrize("robust", [False, True])
+@pytest.mark.parametrize("function", [zscore_voxels, zscore_global, percent_signal_change])
+def test_nothing_constant_empty_or_spoilt_outside_the_mask_becomes_nan(bold, function, robust):
+    bold[:, 0] = 0.0
+    bold[:, 1, 1] = 12.3
+    bold[:, 2, 3, 4] = torch.nan
+    mask = torch.ones(SHAPE[1:], dtype=torch.bool)
+    mask[2, 3, 4] = False
+    before = bold.clone()
+    normal = function(bold, mask, robust=robust)
+    assert normal.isfinite().all()
+    assert (normal[:, ~mask] == 0).all()
+    torch.testing.assert_close(bold, before, rtol=0, atol=0, equal_nan=True)
+
+
+def test_robust_zscore_agrees_with_scipy_and_withstands_a_spike(bold):
+    spiked = bold.clone()
+    spiked[3] += 1e4
+    expected = bold.numpy() - np.median(bold.numpy(), axis=0)
+    expected = expected / median_abs_deviation(bold.numpy(), axis=0, scale="normal")
+    np.testing.assert_allclose(zscore_voxels(bold, robust=True).numpy(), expected, rtol=1e-3, atol=1e-4)
+    others = torch.arange(7) != 3
+    assert zscore_voxels(spiked, robust=True)[others].std() > 0.5
+    assert zscore_voxels(spiked)[others].std() < 0.1
+
+
+def test_robust_median_of_an_even_number_of_frames(bold):
+    expected = bold[:6].numpy() - np.median(bold[:6].numpy(), axis=0)
+    expected = 100 * expected / np.median(bold[:6].numpy(), axis=0)
+    np.testing.assert_allclose(percent_signal_change(bold[:6], robust=True).numpy(), expected, atol=1e-4)
+
+
+def test_voxels_that_rest_on_one_value_are_zero_if_robust(bold):
+    bold[:5, 1, 2, 3] = 1000.0
+    normal = zscore_voxels(bold, robust=True)
+    assert (normal[:, 1, 2, 3] == 0).all()
+    assert normal.isfinite().all()
+
+
+def test_global_zscore_agrees_with_numpy(bold):
+    bold[:, 0] = 0.0
+    inside = bold[:, 1:].double().numpy()
+    normal = zscore_global(bold)
+    np.testing.assert_allclose(normal[:, 1:], (inside - inside.mean()) / inside.std(ddof=1), atol=1e-4)
+    assert (normal[:, 0] == 0).all()
+    assert (zscore_global(bold, outside=-3.0)[:, 0] == -3).all()
+    lowest = zscore_global(bold, outside="min")
+    assert (lowest[:, 0] == normal[:, 1:].min()).all()
+
+
+def test_robust_global_zscore_agrees_with_scipy(bold):
+    values = bold.numpy().ravel()
+    expected = (values - np.median(values)) / median_abs_deviation(values, scale="normal")
+    np.testing.assert_allclose(zscore_global(bold, robust=True).numpy().ravel(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_global_zscore_keeps_a_voxel_of_the_mask_that_does_not_vary(bold):
+    bold[:, 1, 1, 1] = 2000.0
+    mask = torch.ones(SHAPE[1:], dtype=torch.bool)
+    assert (zscore_global(bold, mask)[:, 1, 1, 1] > 2).all()
+
+
+@pytest.mark.parametrize("robust", [False, True])
+@pytest.mark.parametrize("value", [0.0, 1000.1])
+def test_global_zscore_of_a_constant_run(value, robust):
+    with pytest.raises(ValueError, match="bold has one value throughout the brain"):
+        zscore_global(torch.full(SHAPE, value), robust=robust)
+
+
+def test_long_runs_of_large_means_keep_their_digits():
+    small = torch.randn(2000, 3, 3, 3, generator=torch.Generator().manual_seed(0))
+    small = (small * 2**5).round() / 2**5
+    for function in (zscore_voxels, zscore_global):
+        torch.testing.assert_close(function(small + 2**14), function(small), rtol=0, atol=2e-3)
+
+
+def test_percent_signal_change():
+    times = torch.arange(40.0)
+    bold = 500 * (1 + 0.02 * torch.sin(2 * torch.pi * times / 8)).view(40, 1, 1, 1).expand(40, 2, 1, 1).clone()
+    bold[:, 1] *= -1
+    expected = 2 * torch.sin(2 * torch.pi * times / 8)
+    change = percent_signal_change(bold)
+    torch.testing.assert_close(change[:, 0, 0, 0], expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(change[:, 1, 0, 0], -expected, rtol=0, atol=1e-4)
+
+
+def test_percent_signal_change_without_a_baseline(bold):
+    without = bold - bold.mean(0)
+    assert (percent_signal_change(without) == 0).all()
+    without[:, 0] += 100
+    assert (percent_signal_change(without)[:, 0] != 0).all()
+
+
+@pytest.mark.parametrize("function", [zscore_voxels, voxels_that_vary, zscore_global, percent_signal_change])
+def test_neither_run_nor_clip(bold, function):
+    with pytest.raises(ValueError, match=r"bold has shape \(3, 4, 5\), but a run or a clip is \(T, H, W, D\)"):
+        function(bold[0])
+
+
+def test_mask_on_another_grid(bold):
+    run = MetaTensor(bold, affine=torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0])))
+    mask = MetaTensor(torch.ones(1, *SHAPE[1:], dtype=torch.bool), affine=run.affine.clone())
+    assert (zscore_voxels(run, mask) != 0).all()
+    mask.affine[0, 3] = 2.0
+    with pytest.raises(ValueError, match="mask lies on another grid than the run"):
+        zscore_voxels(run, mask)
+
+
+def test_empty_mask(bold):
+    with pytest.raises(ValueError, match="mask holds no voxel: give the mask of this run"):
+        zscore_voxels(bold, torch.zeros(SHAPE[1:], dtype=torch.bool))
 
 
 def test_mask_of_another_shape(bold):

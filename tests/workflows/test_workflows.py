@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from monai.data import DataLoader, Dataset
 from torch import nn
 
 from nstorm.workflows import bootstrap_mean, train_classifier
@@ -79,3 +80,35 @@ def test_a_loss_that_is_not_finite_stops_the_training():
     x[20] = torch.nan
     with pytest.raises(ValueError, match="the loss is nan in epoch 1: lower the learning rate"):
         train_classifier(net, batches(x, label), loss=nn.CrossEntropyLoss(), optimizer=optimizer, max_epochs=2)
+
+
+def loader(*subjects):
+    items = [
+        {"image": torch.randn(5), "label": n % 2, "subject": subject, "run": f"{n}"}
+        for n, subject in enumerate(subjects)
+    ]
+    return DataLoader(Dataset(items), batch_size=2)
+
+
+def train_on(batches, choose_on, **kwargs):
+    net = nn.Linear(5, 2)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    loss = nn.CrossEntropyLoss()
+    return train_classifier(net, batches, loss=loss, optimizer=optimizer, max_epochs=1, choose_on=choose_on, **kwargs)
+
+
+def test_a_person_on_both_sides_is_refused():
+    assert train_on(loader("a", "b"), loader("c", "d")).kept_epoch == 1
+    with pytest.raises(ValueError, match=r"batches and choose_on share 1 subject \(b; 1 items of batches, 1 of"):
+        train_on(loader("a", "b"), loader("b", "c"))
+
+
+def test_runs_of_one_person_are_held_apart_if_asked_for():
+    assert train_on(loader("a", "b"), loader("b", "a"), unit="run").kept_epoch == 1
+    with pytest.raises(ValueError, match=r"share 2 runs \(sub-a_run-0, sub-b_run-1;"):
+        train_on(loader("a", "b"), loader("a", "b"), unit="run")
+
+
+def test_an_item_without_a_subject_among_others_is_refused():
+    with pytest.raises(ValueError, match=r"has no subject: set item\['subject'\]"):
+        train_on(loader("a", "b"), loader("c", ""))

@@ -44,7 +44,7 @@ class RandBOLDTransform(RandomizableTransform, BOLDTransform):
         """Draw the parameters for one image from ``self.R`` and keep them on ``self``."""
         raise NotImplementedError
 
-    def apply(self, img: Tensor, **kwargs: Any) -> Tensor:
+    def apply(self, img: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Transform an image with the parameters drawn last."""
         raise NotImplementedError
 

@@ -1,0 +1,1 @@
+"""Clips of runs, and the events that some are locked to."""

@@ -1,0 +1,1 @@
+"""Atlases, time series of their parcels, and connectivity."""

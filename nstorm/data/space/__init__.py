@@ -1,0 +1,1 @@
+"""Where voxels lie: grids, orientation, sampling, cropping, and the brain in them."""

@@ -1,0 +1,1 @@
+"""Who trains and who tests, and proof that nobody does both."""

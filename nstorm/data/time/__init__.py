@@ -1,0 +1,1 @@
+"""When frames lie: repetition times, resampling, cleaning and scrubbing."""

@@ -1,0 +1,171 @@
+"""Other people's transforms of space and intensity on ``(1, H, W, D, T)``, with time in the place of channels."""
+
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config.type_definitions import KeysCollection
+from monai.data.meta_tensor import MetaTensor
+from monai.transforms.compose import Compose
+from monai.transforms.inverse import InvertibleTransform
+from monai.transforms.traits import RandomizableTrait
+from monai.transforms.transform import MapTransform, Randomizable, Transform
+from monai.transforms.utility.array import RandTorchIO, TorchIO
+from monai.transforms.utility.dictionary import RandTorchIOd, TorchIOd
+from torch import Tensor
+
+from nstorm.data.layout import time_first, time_last
+from nstorm.data.space.grid import grid_of
+from nstorm.data.time.timing import with_meta
+from nstorm.data.transforms.base import BOLDTransform
+
+
+class RandomlyInside(Randomizable, Transform):
+    """Base of transforms around another one, which draws from the same source of randomness.
+
+    Transforms that draw from torch's global generator, as TorchIO's do, get a seed from that source, and the global
+    generator stays as it is.
+    """
+
+    transform: Any
+
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> "RandomlyInside":
+        """Set the source of randomness, here and inside."""
+        super().set_random_state(seed, state)
+        if isinstance(self.transform, Randomizable):
+            self.transform.set_random_state(state=self.R)
+        return self
+
+    def call_inside(self, data: Any) -> Any:
+        """Call the inner transform with the global generator seeded, if that is what it draws from."""
+        if not _draws_globally(self.transform):
+            return self.transform(data)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(int(self.R.randint(2**31)))
+            return self.transform(data)
+
+
+class TimeAsChannel(RandomlyInside, InvertibleTransform, BOLDTransform):
+    """Run a transform that knows channels and three axes of space on a clip: each frame is a channel to it.
+
+    MONAI's and TorchIO's transforms treat all channels alike, so all frames get the same map, field or kernel. Those
+    that treat channels one by one treat frames one by one: ``NormalizeIntensity(channel_wise=True)`` would take the
+    global signal away.
+
+    TorchIO gets the affine, so that its millimetres are true; put each of its transforms into a TimeAsChannel of its
+    own, rather than a Compose of them.
+
+    The inverse runs the inner transform's, if it has one.
+
+    Args:
+        transform: An array transform, such as ``monai.transforms.RandBiasField()`` or
+            ``monai.transforms.RandTorchIO("RandomMotion")``.
+
+    Raises:
+        ValueError: The image has neither layout, or more than one channel.
+
+    Example:
+        >>> import torch
+        >>> from monai.transforms import Resize
+        >>> from nstorm.data.transforms.time_as_channel import TimeAsChannel
+        >>> TimeAsChannel(Resize((6, 6, 6)))(torch.zeros(1, 4, 5, 6, 20)).shape
+        torch.Size([1, 6, 6, 6, 20])
+    """
+
+    def __init__(self, transform: Callable[..., Any]) -> None:
+        super().__init__()
+        self.transform = transform
+
+    def __call__(self, img: Tensor) -> Tensor:
+        """Transform a clip, which stays as it is, and give back its layout."""
+        frames = _to_channels(img)
+        if isinstance(self.transform, RandTorchIO | TorchIO) and isinstance(frames, MetaTensor):
+            return _back(_from_torchio(self.call_inside(_for_torchio(frames)), frames), img)
+        result = self.call_inside(frames)
+        return _back(result if isinstance(result, MetaTensor) else with_meta(result, frames), img)
+
+    def inverse(self, img: Tensor) -> Tensor:
+        """Undo the inner transform."""
+        if not isinstance(self.transform, InvertibleTransform):
+            return img
+        return _back(self.transform.inverse(_to_channels(img)), img)
+
+
+class TimeAsChanneld(RandomlyInside, MapTransform, InvertibleTransform):
+    """Dictionary form of :class:`TimeAsChannel`.
+
+    Args:
+        keys: Keys of the clips. Masks ``(1, H, W, D)`` may be among them; they have the right layout already.
+        transform: A dictionary transform, which has keys of its own.
+        allow_missing_keys: Whether to pass over keys that an item lacks.
+
+    Raises:
+        KeyError: An item lacks a key.
+
+    Example:
+        >>> import torch
+        >>> from monai.transforms import RandFlipd
+        >>> from nstorm.data.transforms.time_as_channel import TimeAsChanneld
+        >>> item = {"image": torch.zeros(1, 4, 5, 6, 20), "mask": torch.ones(1, 4, 5, 6)}
+        >>> flip = RandFlipd(["image", "mask"], prob=1.0, spatial_axis=0)
+        >>> {key: tuple(value.shape) for key, value in TimeAsChanneld(["image", "mask"], flip)(item).items()}
+        {'image': (1, 4, 5, 6, 20), 'mask': (1, 4, 5, 6)}
+    """
+
+    def __init__(self, keys: KeysCollection, transform: Callable[..., Any], allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.transform = transform
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Transform an item; the given dictionary and its clips stay as they are."""
+        d = dict(data)
+        frames = {key: _to_channels(d[key]) for key in self.key_iterator(d)}
+        d.update(frames)
+        if isinstance(self.transform, RandTorchIOd | TorchIOd):
+            import torchio
+
+            inside = self.transform.keys
+            images = {str(key): _for_torchio(d[key]) for key in inside}
+            results = self.call_inside(torchio.Subject(images))
+            d.update({key: _from_torchio(results[str(key)], d[key]) for key in inside})
+        else:
+            d = dict(self.call_inside(d))
+        return d | {key: _back(d[key], data[key]) for key in frames}
+
+    def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Undo the inner transform."""
+        if not isinstance(self.transform, InvertibleTransform):
+            return dict(data)
+        keys = list(self.key_iterator(data))
+        d = dict(self.transform.inverse(dict(data) | {key: _to_channels(data[key]) for key in keys}))
+        return d | {key: _back(d[key], data[key]) for key in keys}
+
+
+def _draws_globally(transform: object) -> bool:
+    if isinstance(transform, Compose):
+        return any(map(_draws_globally, transform.transforms))
+    if isinstance(transform, Randomizable):
+        return False
+    return isinstance(transform, RandomizableTrait) or not isinstance(transform, Transform)
+
+
+def _to_channels(img: Tensor) -> Tensor:
+    # a copy, so that neither values nor meta of what was given can change
+    return time_first(img).clone(memory_format=torch.contiguous_format)
+
+
+def _back(frames: Tensor, img: Tensor) -> Tensor:
+    return frames if img.ndim == 4 else time_last(frames).contiguous()
+
+
+def _for_torchio(img: Tensor) -> Any:
+    import torchio
+
+    kind = torchio.ScalarImage if img.is_floating_point() else torchio.LabelMap
+    affine = grid_of(img).affine.numpy() if isinstance(img, MetaTensor) else None
+    return kind(tensor=img.as_subclass(Tensor), affine=affine)
+
+
+def _from_torchio(result: Any, img: Tensor) -> Tensor:
+    return with_meta(result.data.to(img.dtype), img, affine=torch.from_numpy(result.affine.copy()))

@@ -53,7 +53,10 @@ def voxels_inside(bold: Tensor, mask: Tensor | None) -> Bool[Tensor, "h w d"]:
         return voxels_that_vary(bold)
     shape = time_first(bold.as_subclass(Tensor)).shape[1:]
     if mask.shape not in (shape, (1, *shape)):
-        raise ValueError(f"mask has shape {tuple(mask.shape)}, but a frame of the run has {tuple(shape)}")
+        raise ValueError(
+            f"mask has shape {tuple(mask.shape)}, but a frame of the run has {tuple(shape)}: "
+            "load_mask(path, like=run) puts one on the run's grid"
+        )
     if mask.dtype != torch.bool:
         raise ValueError(f"mask has dtype {mask.dtype}, but it has to be boolean: pass mask > 0")
     if not mask.any():

@@ -125,7 +125,10 @@ def mask_on_grid(mask: Tensor, grid: Grid) -> NDArray[np.bool_]:
     if mask.dtype != torch.bool:
         raise ValueError(f"mask has dtype {mask.dtype}, but it has to be boolean: pass mask > 0")
     if tuple(mask.shape) not in (grid.shape, (1, *grid.shape)):
-        raise ValueError(f"mask has shape {tuple(mask.shape)}, but a frame of the run has {grid.shape}")
+        raise ValueError(
+            f"mask has shape {tuple(mask.shape)}, but a frame of the run has {grid.shape}: "
+            "load_mask(path, like=run) puts one on the run's grid"
+        )
     if isinstance(mask, MetaTensor) and Grid(grid.shape, mask.affine) != grid:
         raise ValueError(
             f"mask has the affine {mask.affine.tolist()}, but the run has {grid.affine.tolist()}: read it with "

@@ -1,0 +1,19 @@
+"""Data, one table after the other: `python -m benchmarks.data`.
+
+Reading a clip from a run on disk (`benchmarks.reading`), and augmenting a batch (`benchmarks.augmentation`). Each runs in
+a process of its own and takes arguments of its own.
+"""
+
+import subprocess
+import sys
+
+
+def main() -> None:
+    """Print the tables."""
+    for name in ("reading", "augmentation"):
+        print(f"\n## {name}\n", flush=True)
+        subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -4,15 +4,13 @@ Every function takes ``(T, H, W, D)`` or ``(1, H, W, D, T)`` and gives the same 
 float64 run. What it is given stays as it is; a MetaTensor gives a MetaTensor with the same meta.
 """
 
-from typing import Literal
-
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
 from nstorm.data.layout import time_axis, time_first
 from nstorm.data.space.grid import same_grid
-from nstorm.data.time.timing import with_meta
+from nstorm.data.time.timing import name_of, with_meta
 
 # makes the median absolute deviation of a normal distribution its standard deviation
 MAD_TO_STD = 1.4826
@@ -54,17 +52,19 @@ def voxels_inside(bold: Tensor, mask: Tensor | None) -> Bool[Tensor, "h w d"]:
     shape = time_first(bold.as_subclass(Tensor)).shape[1:]
     if mask.shape not in (shape, (1, *shape)):
         raise ValueError(
-            f"mask has shape {tuple(mask.shape)}, but a frame of the run has {tuple(shape)}: "
+            f"mask has shape {tuple(mask.shape)}, but a frame of the run has {tuple(shape)} in {name_of(bold)}: "
             "load_mask(path, like=run) puts one on the run's grid"
         )
     if mask.dtype != torch.bool:
-        raise ValueError(f"mask has dtype {mask.dtype}, but it has to be boolean: pass mask > 0")
+        raise ValueError(
+            f"mask has dtype {mask.dtype}, but it has to be a boolean tensor: pass torch.as_tensor(mask > 0)"
+        )
     if not mask.any():
-        raise ValueError("mask holds no voxel: give the mask of this run")
+        raise ValueError(f"mask holds no voxel: give the mask of {name_of(bold, 'this run')}")
     if hasattr(mask, "affine") and hasattr(bold, "affine") and not same_grid(mask, bold):
         raise ValueError(
-            f"mask lies on another grid than the run (affines {mask.affine.tolist()} and {bold.affine.tolist()}): "
-            "resample it to the run, and apply every spatial transform to both"
+            f"mask lies on another grid than {name_of(bold, 'the run')} (affines {mask.affine.tolist()} and "
+            f"{bold.affine.tolist()}): resample it to the run, and apply every spatial transform to both"
         )
     return mask.as_subclass(Tensor).reshape(shape).to(bold.device)
 
@@ -81,7 +81,8 @@ def zscore_voxels(bold: Tensor, mask: Tensor | None = None, *, robust: bool = Fa
             deviation, which a few spikes do not move. Voxels that rest on one value half of the time become 0.
 
     Raises:
-        ValueError: The run or the mask has another shape, or the mask is not boolean, is empty or lies on another grid.
+        ValueError: The run or the mask has another shape; the mask is not boolean, is empty or lies on another grid; or
+            a voxel to keep is NaN or infinite in a frame.
 
     Example:
         >>> from nstorm.data import haxby_runs, load_bold, zscore_voxels
@@ -92,7 +93,8 @@ def zscore_voxels(bold: Tensor, mask: Tensor | None = None, *, robust: bool = Fa
         1.0
     """
     axis = time_axis(bold)
-    keep = voxels_inside(bold, mask) & voxels_that_vary(bold)
+    inside, varying = _finite_voxels(bold, mask)
+    keep = inside & varying
     values = _as_float(bold)
     if robust:
         result = values - _median(values, axis)
@@ -106,7 +108,7 @@ def zscore_voxels(bold: Tensor, mask: Tensor | None = None, *, robust: bool = Fa
 
 
 def zscore_global(
-    bold: Tensor, mask: Tensor | None = None, *, robust: bool = False, outside: float | Literal["min"] = 0.0
+    bold: Tensor, mask: Tensor | None = None, *, robust: bool = False, outside: float | str = 0.0
 ) -> Tensor:
     """Give all voxels of the brain and all frames together zero mean and unit variance.
 
@@ -121,8 +123,9 @@ def zscore_global(
         outside: The value of voxels outside the brain; ``"min"`` is the lowest value inside, as published.
 
     Raises:
-        ValueError: The run or the mask has another shape, the mask is not boolean, is empty or lies on another grid, or
-            the brain has one value throughout.
+        ValueError: The run or the mask has another shape; the mask is not boolean, is empty or lies on another grid; a
+            voxel of the brain is NaN or infinite in a frame, or all of them have one value; or ``outside`` is another
+            word.
 
     Example:
         >>> from nstorm.data import haxby_runs, load_bold, voxels_that_vary
@@ -132,22 +135,24 @@ def zscore_global(
         >>> round(abs(float(brain.mean())), 3), round(float(brain.std()), 3)
         (0.0, 1.0)
     """
+    if isinstance(outside, str) and outside != "min":
+        raise ValueError(f"outside is {outside!r}, but it has to be 'min' or a number")
     axis = time_axis(bold)
-    inside = voxels_inside(bold, mask)
+    inside, _ = _finite_voxels(bold, mask)
     values = _as_float(bold)
     centre, scale = 0.0, 0.0
     if inside.any():
         centre, scale = _median_and_mad(values, inside) if robust else _mean_and_std(values, inside)
     if not scale > 0:
         raise ValueError(
-            "bold has one value throughout the brain (if robust, nearly throughout), which cannot be normalised: "
-            "give another run or mask"
+            f"{name_of(bold)} has one value throughout the brain (if robust, nearly throughout), which cannot be "
+            "normalised: give another run or mask"
         )
     result = (values - centre).div_(scale)
     if outside == "min":
         everywhere = torch.full((), torch.inf, dtype=result.dtype, device=result.device)
         outside = float(torch.where(inside, time_first(result).amin(dim=0), everywhere).min())
-    return with_meta(result.masked_fill_(~_on_every_frame(inside, axis), outside), bold)
+    return with_meta(result.masked_fill_(~_on_every_frame(inside, axis), float(outside)), bold)
 
 
 def percent_signal_change(bold: Tensor, mask: Tensor | None = None, *, robust: bool = False) -> Tensor:
@@ -162,7 +167,8 @@ def percent_signal_change(bold: Tensor, mask: Tensor | None = None, *, robust: b
         robust: Take the median over time for the mean.
 
     Raises:
-        ValueError: The run or the mask has another shape, or the mask is not boolean, is empty or lies on another grid.
+        ValueError: The run or the mask has another shape; the mask is not boolean, is empty or lies on another grid; or
+            a voxel to keep is NaN or infinite in a frame.
 
     Example:
         >>> from nstorm.data import haxby_runs, load_bold
@@ -172,7 +178,8 @@ def percent_signal_change(bold: Tensor, mask: Tensor | None = None, *, robust: b
         1.4
     """
     axis = time_axis(bold)
-    keep = voxels_inside(bold, mask) & voxels_that_vary(bold)
+    inside, varying = _finite_voxels(bold, mask)
+    keep = inside & varying
     values = _as_float(bold)
     std, baseline = torch.std_mean(values, dim=axis, correction=0, keepdim=True)
     if robust:
@@ -180,6 +187,20 @@ def percent_signal_change(bold: Tensor, mask: Tensor | None = None, *, robust: b
     keep = keep & (time_first(baseline.abs() > LEAST_BASELINE * std)[0])
     result = (values - baseline).mul_(100).div_(baseline.abs())
     return with_meta(result.masked_fill_(~_on_every_frame(keep, axis), 0.0), bold)
+
+
+def _finite_voxels(bold: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Find the voxels inside the mask, which have to be finite in all frames, and those that vary."""
+    lowest, highest = torch.aminmax(time_first(bold.as_subclass(Tensor)), dim=0)
+    varying = lowest != highest
+    inside = varying if mask is None else voxels_inside(bold, mask)
+    bad = inside & ~(lowest.isfinite() & highest.isfinite())
+    if bad.any():
+        raise ValueError(
+            f"{name_of(bold)} has NaN or infinite values in {int(bad.sum())} voxels: leave these out with a mask, or "
+            "replace the values, as nstorm.data.load_bold does with fill_nan=0"
+        )
+    return inside, varying
 
 
 def _as_float(bold: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from nstorm.data.layout import time_axis, time_first, time_last
 from nstorm.data.normalize import voxels_inside
 from nstorm.data.space.grid import grid_of
 from nstorm.data.space.orientation import axcodes_of, reorient
-from nstorm.data.time.timing import repetition_time_of, start_time_of, with_meta
+from nstorm.data.time.timing import name_of, repetition_time_of, start_time_of, with_meta
 
 VOXEL_SIZE = 2.0
 TR = 0.8
@@ -85,8 +85,8 @@ def prepare_published(
         The run in its layout, float32, with affine and TR of the new grid; or, if ``quantize``, int8 and the step.
 
     Raises:
-        ValueError: The run is a plain tensor without a TR and an affine, has another shape or no voxel that is not
-            background, or is larger than ``pad_to``; or the mask does not fit it.
+        ValueError: The run is a plain tensor without a TR and an affine, has another shape, no voxel that is not
+            background or NaN or infinite ones, or is larger than ``pad_to``; or the mask does not fit it.
 
     Example:
         >>> from nstorm.data import load_bold, rest_run
@@ -104,7 +104,7 @@ def prepare_published(
     brain: Tensor | None = None if mask is None else MetaTensor(voxels_inside(bold, mask)[None], affine=bold.affine)
     turned: Tensor = bold
     if axcodes is not None and (found := axcodes_of(bold)) != axcodes:
-        _log.info("%s is turned from %s to %s", bold.meta.get("filename_or_obj", "the run"), found, axcodes)
+        _log.info("%s is turned from %s to %s", name_of(bold, "the run"), found, axcodes)
         turned = reorient(bold, axcodes)
         brain = brain if brain is None else reorient(brain, axcodes)
 
@@ -112,8 +112,10 @@ def prepare_published(
     frames = _with_tr(frames, tr)
     background = frames == 0 if brain is None else _resampled(brain)[0].expand_as(frames) == 0
     if background.all():
-        raise ValueError("bold has no voxel but background (exactly 0, or outside the mask): give the run or its mask")
-    frames, step = _quantized(frames.clamp_(min=0).masked_fill_(background, 0), background)
+        raise ValueError(
+            f"{name_of(bold)} has no voxel but background (exactly 0, or outside the mask): give the run or its mask"
+        )
+    frames, step = _quantized(frames.clamp_(min=0).masked_fill_(background, 0), background, name_of(bold))
     if pad_to is not None:
         frames, affine = _padded(frames, affine, pad_to)
     frames = frames.to(torch.int8) if quantize else frames.mul_(step)
@@ -152,16 +154,20 @@ def _with_tr(frames: Tensor, tr: float) -> Tensor:
     return result
 
 
-def _quantized(frames: Tensor, background: Tensor) -> tuple[Tensor, float]:
+def _quantized(frames: Tensor, background: Tensor, name: str) -> tuple[Tensor, float]:
     """Standardise frames, whose background is 0, in place and divide them by a step such that they fit into int8."""
     count = background.numel() - int(background.count_nonzero())
     mean = sum(float(frame.double().sum()) for frame in frames) / count
     squares = sum(float(frame.double().square().sum()) for frame in frames)
+    if not math.isfinite(squares):
+        raise ValueError(
+            f"{name} has NaN or infinite values: replace them, as nstorm.data.load_bold does with fill_nan=0"
+        )
     std = math.sqrt(max(squares - count * mean**2, 0) / max(count - 1, 1))
     lowest = float(frames.masked_fill_(background, torch.inf).amin())
     extent = max(float(frames.masked_fill_(background, lowest).amax()) - mean, mean - lowest)
     if not std > 1e-6 * extent or not extent > 0:
-        raise ValueError("bold has one value in all voxels that are not background: give another run or mask")
+        raise ValueError(f"{name} has one value in all voxels that are not background: give another run or mask")
     return frames.sub_(mean).mul_(INT8_MAX / extent).round_(), extent / std / INT8_MAX
 
 

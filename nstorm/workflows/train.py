@@ -56,8 +56,9 @@ def train_classifier(
         prepare_batch: MONAI's hook from a batch to (image, label), the place for augmentation; MONAI's default if None.
         choose_on: data like `batches`, never augmented.
         choose_every: epochs between two measurements.
-        unit: what must not be in both data, "subject" or, for one person's data, "run"; it is checked where the items
-            behind the loaders carry a `subject`.
+        unit: what must not be in both data, "subject" or, for one person's data, "run". It is checked where items
+            behind the loaders carry a `subject`; a file must not be in both in any case. Of loaders over datasets of
+            another kind than MONAI's nothing is known: call `nstorm.data.check_leakage` with their items.
         description: shown before the progress bar.
 
     Raises:
@@ -149,10 +150,14 @@ def train_classifier(
 
 
 def _refuse_leakage(batches: Iterable[dict[str, Tensor]], choose_on: Iterable[dict[str, Tensor]], unit: str) -> None:
-    from nstorm.data.splits.leakage import check_leakage, items_behind
+    from nstorm.data.splits.leakage import check_leakage, items_behind, refuse_shared_files
 
     # an iterable without a dataset gives batches, which are no items
     loaders = {"batches": batches, "choose_on": choose_on}
     parts = {name: items_behind(getattr(loader, "dataset", ())) for name, loader in loaders.items()}
-    if all(parts.values()) and any("subject" in item for items in parts.values() for item in items):
+    if not all(parts.values()):
+        return
+    if any("subject" in item for items in parts.values() for item in items):
         check_leakage(unit=unit, **parts)
+    else:
+        refuse_shared_files(parts)

@@ -48,6 +48,8 @@ def test_there_and_back(transform, shape):
     assert time_axis(moved) == (4 if isinstance(transform, TimeToLast) else 0)
     assert torch.equal(time_first(moved), time_first(img))
     assert img.applied_operations == []
+    moved.affine[0, 3] = 1e3
+    assert torch.equal(img.affine, AFFINE)
     back = transform.inverse(moved)
     assert back.shape == img.shape
     assert torch.equal(back, img)

@@ -35,12 +35,13 @@ def test_changes_whose_deviation_rounds_to_zero_become_zero():
 
 
 def test_voxels_outside_the_mask_become_exactly_zero(bold):
+    expected = zscore_voxels(bold)
     bold[:, 0, 0, 0] = torch.nan
     mask = torch.ones(SHAPE[1:], dtype=torch.bool)
     mask[0, 0, 0] = mask[2, 1, 3] = False
     masked = zscore_voxels(bold, mask)
     assert (masked[:, ~mask] == 0).all()
-    torch.testing.assert_close(masked[:, mask], zscore_voxels(bold)[:, mask], rtol=0, atol=0)
+    torch.testing.assert_close(masked[:, mask], expected[:, mask], rtol=0, atol=0)
 
 
 def test_voxels_that_vary(bold):
@@ -195,6 +196,23 @@ def test_percent_signal_change_without_a_baseline(bold):
     assert (percent_signal_change(without)[:, 0] != 0).all()
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("robust", [False, True])
+@pytest.mark.parametrize("function", [zscore_voxels, zscore_global, percent_signal_change])
+def test_values_that_are_not_finite(bold, function, robust, value):
+    bold[3, 1, 2, 3] = bold[:, 0, 0, 0] = value
+    for mask in (None, torch.ones(SHAPE[1:], dtype=torch.bool)):
+        # a voxel that is infinite throughout does not vary, and is left out
+        number = 1 if mask is None and not np.isnan(value) else 2
+        with pytest.raises(ValueError, match=f"NaN or infinite values in {number} voxels: leave these out with a mask"):
+            function(bold, mask, robust=robust)
+
+
+def test_unknown_value_outside(bold):
+    with pytest.raises(ValueError, match="outside is 'max', but it has to be 'min' or a number"):
+        zscore_global(bold, outside="max")
+
+
 @pytest.mark.parametrize("function", [zscore_voxels, voxels_that_vary, zscore_global, percent_signal_change])
 def test_neither_run_nor_clip(bold, function):
     with pytest.raises(ValueError, match=r"bold has shape \(3, 4, 5\), but a run or a clip is \(T, H, W, D\)"):
@@ -221,5 +239,5 @@ def test_mask_of_another_shape(bold):
 
 
 def test_mask_that_is_not_boolean(bold):
-    with pytest.raises(ValueError, match=r"mask has dtype torch\.uint8, but it has to be boolean: pass mask > 0"):
+    with pytest.raises(ValueError, match=r"mask has dtype torch\.uint8, but it has to be a boolean tensor: pass torch"):
         zscore_voxels(bold, torch.ones(3, 4, 5, dtype=torch.uint8))

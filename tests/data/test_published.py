@@ -161,6 +161,14 @@ def test_run_of_one_value():
         prepare_published(run(torch.full((5, 9, 11, 7), 1000.1)))
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_values_that_are_not_finite(value):
+    values = brain()
+    values[2, 3, 3, 3] = value
+    with pytest.raises(ValueError, match="bold has NaN or infinite values: replace them"):
+        prepare_published(run(values))
+
+
 def test_larger_than_the_size_to_pad_to():
     with pytest.raises(ValueError, match=r"the run has \(9, 11, 7\) voxels of 2 mm, more than pad_to \(10\)"):
         prepare_published(run(brain()), pad_to=10)

@@ -109,6 +109,16 @@ def test_runs_of_one_person_are_held_apart_if_asked_for():
         train_on(loader("a", "b"), loader("a", "b"), unit="run")
 
 
+def test_a_file_on_both_sides_is_refused_whoever_it_is_of():
+    def unnamed(*names):
+        items = [{"image": name, "label": 0} for name in names]
+        return DataLoader(Dataset(items, lambda item: {**item, "image": torch.randn(5)}), batch_size=2)
+
+    assert train_on(unnamed("a.nii"), unnamed("b.nii")).kept_epoch == 1
+    with pytest.raises(ValueError, match=r"batches and choose_on share 1 file \(.*a\.nii; 2 items of batches, 1 of"):
+        train_on(unnamed("a.nii", "a.nii", "b.nii"), unnamed("a.nii"))
+
+
 def test_an_item_without_a_subject_among_others_is_refused():
     with pytest.raises(ValueError, match=r"has no subject: set item\['subject'\]"):
         train_on(loader("a", "b"), loader("c", ""))

@@ -1,5 +1,6 @@
 """Clips of equal length from runs: one after another, or at random."""
 
+import math
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from nstorm.data.clips.items import recording_of
 from nstorm.data.clips.planned_run import PlannedRun, RunLike, planned_runs
 
 
@@ -36,7 +38,8 @@ def strided_clips(
         An item for each clip, with all keys of its run but ``events``, and: ``image``, the path, or a MetaTensor
         ``(1, H, W, D, num_frames)`` with the run's affine and meta; ``frames``, first and one past the last frame in
         the file, and ``start_frame`` (both left out for a run that was resampled in time); ``start_time`` and ``tr`` in
-        seconds; ``subject``, ``session``, ``task`` and ``run``, from the BIDS name or ``""``.
+        seconds; ``subject``, ``session``, ``task``, ``acquisition``, ``direction`` and ``run``, from the BIDS name or
+        ``""``. These say what is read; transforms that crop or shift time note it in the meta of the image.
 
     Raises:
         ValueError: Not one of ``num_frames`` and ``seconds`` is given, a length or ``stride`` is less than a frame, a
@@ -68,9 +71,9 @@ def random_clips(
 ) -> list[dict[str, Any]]:
     """Cut a fixed number of clips from each run, at starts drawn uniformly and independently: they may overlap.
 
-    The draw belongs to the seed and the name of the file: it is the same in every epoch, and stays the same when
-    runs are added. For validation and test that is what is wanted; :class:`nstorm.data.transforms.RandLoadClipd` draws
-    anew each time a run is read, as training may want it.
+    The draw belongs to the seed, the subject, session, task and so on, and the name of the file: it is the same in
+    every epoch, and stays the same when runs are added. For validation and test that is what is wanted;
+    :class:`nstorm.data.transforms.RandLoadClipd` draws anew each time a run is read, as training may want it.
 
     Args:
         runs: A run or a list of runs, as in :func:`strided_clips`.
@@ -90,14 +93,15 @@ def random_clips(
         >>> from nstorm.data.clips.cut import random_clips
         >>> clips = random_clips(haxby_runs()[0].bold, 20, per_run=3)
         >>> [clip["frames"] for clip in clips]
-        [(88, 108), (66, 86), (84, 104)]
+        [(20, 40), (15, 35), (20, 40)]
     """
     if per_run < 1:
         raise ValueError(f"per_run is {per_run}: draw at least one clip from each run")
     clips = []
     for run in planned_runs(runs):
         length = _length(run, num_frames, seconds)
-        digest = sha256(f"{seed}/{Path(str(run)).name}".encode()).digest()
+        # HCP's files have the same names for every subject
+        digest = sha256(f"{seed}/{recording_of(run.item)}/{Path(str(run)).name}".encode()).digest()
         random = np.random.RandomState(int.from_bytes(digest[:4], "big"))
         starts = random.randint(0, run.num_frames - length + 1, per_run, dtype=np.int64)
         clips += [run.clip(int(start), length) for start in starts]
@@ -107,8 +111,8 @@ def random_clips(
 def _step(run: PlannedRun, length: int, stride: int | float | None, *, in_seconds: bool) -> int:
     if stride is None:
         return length
-    step = run.frames_within(stride) if in_seconds else int(stride)
-    if step < 1 or not (in_seconds or step == stride):
+    step = run.frames_within(stride) if in_seconds else _whole(stride)
+    if step < 1:
         unit = "s" if in_seconds else "frames"
         raise ValueError(f"stride is {stride:g} {unit}, but clips start one or more whole frames after each other")
     return step
@@ -116,7 +120,7 @@ def _step(run: PlannedRun, length: int, stride: int | float | None, *, in_second
 
 def _length(run: PlannedRun, num_frames: int | None, seconds: float | None) -> int:
     if num_frames is not None and seconds is None:
-        length, asked = num_frames, f"{num_frames} frames"
+        length, asked = _whole(num_frames), f"{num_frames} frames"
     elif seconds is not None and num_frames is None:
         length, asked = run.frames_within(seconds), f"{seconds:g} s"
     else:
@@ -129,3 +133,7 @@ def _length(run: PlannedRun, num_frames: int | None, seconds: float | None) -> i
             "give a shorter length, or leave the run out"
         )
     return length
+
+
+def _whole(frames: int | float) -> int:
+    return int(frames) if math.isfinite(frames) and frames == int(frames) else 0

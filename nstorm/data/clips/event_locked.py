@@ -12,7 +12,7 @@ from nstorm.data.clips.planned_run import TOLERANCE, PlannedRun, RunLike, planne
 
 def event_clips(
     runs: RunLike | Sequence[RunLike],
-    events: Sequence[Event] | None = None,
+    events: Sequence[Event] | str | PathLike[str] | None = None,
     *,
     delay: float,
     window: tuple[float, float] | None = None,
@@ -34,7 +34,7 @@ def event_clips(
 
     Args:
         runs: A run, or a list of run items each of which has ``events``: an ``events.tsv`` or a list of events.
-        events: The events of a single run, in place of those of its item.
+        events: The ``events.tsv`` or the list of events of a single run, in place of those of its item.
         delay: Seconds from an onset to the response that is sought, about 5 where onsets are stimulus times.
             It belongs to the recording and has no default: the onsets of some recordings contain it already.
         window: First and last second of a clip, counted from ``onset + delay``: ``(0, 12)`` for the 12 s from there
@@ -51,8 +51,8 @@ def event_clips(
         and: ``image``, the path, or a MetaTensor ``(1, H, W, D, T)`` with the run's affine and meta; ``label``, an
         index into ``labels``; ``trial_type``; ``onset`` and ``duration`` in seconds; ``frames``, first and one past the
         last frame in the file, and ``start_frame`` (both left out for a run that was resampled in time);
-        ``start_time`` and ``tr`` in seconds; ``subject``, ``session``, ``task`` and ``run``, from the BIDS name or
-        ``""``.
+        ``start_time`` and ``tr`` in seconds; ``subject``, ``session``, ``task``, ``acquisition``, ``direction`` and
+        ``run``, from the BIDS name or ``""``.
 
     Raises:
         ValueError: There are no events, an event occurs twice, has no finite onset, an unknown trial type or no
@@ -127,11 +127,11 @@ def event_clips(
     ]
 
 
-def _events_of(run: PlannedRun, events: Sequence[Event] | None) -> Sequence[Event]:
-    if events is None:
-        if run.events is None:
-            raise ValueError(f"{run} has no events: give its item the key 'events', an events.tsv or a list of events")
-        events = read_events(run.events) if isinstance(run.events, str | PathLike) else run.events
+def _events_of(run: PlannedRun, given: Sequence[Event] | str | PathLike[str] | None) -> Sequence[Event]:
+    found = run.events if given is None else given
+    if found is None:
+        raise ValueError(f"{run} has no events: give its item the key 'events', an events.tsv or a list of events")
+    events: Sequence[Event] = read_events(found) if isinstance(found, str | PathLike) else found
     if not events:
         raise ValueError(f"events of {run} is empty: give at least one event")
     seen = set()

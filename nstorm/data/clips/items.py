@@ -1,7 +1,7 @@
 """Runs as dictionaries: an image and what is known about it."""
 
-import math
 from collections.abc import Iterable, Mapping
+from numbers import Integral, Real
 from os import PathLike, fspath
 from typing import Any
 
@@ -9,30 +9,42 @@ from torch import Tensor
 
 from nstorm.data.files.bids_name import bids_entities
 
-IDENTITY = {"subject": "sub", "session": "ses", "task": "task", "run": "run"}
+# what tells recordings apart, in the order of BIDS; its other entities name versions of one recording
+IDENTITY = {
+    "subject": "sub",
+    "session": "ses",
+    "task": "task",
+    "acquisition": "acq",
+    "direction": "dir",
+    "run": "run",
+}
+# how BIDS, pandas and Python write that a value is not known
+_UNKNOWN = {"", "n/a", "nan", "<NA>", "None"}
 
 
 def run_item(image: str | PathLike[str] | Tensor, **labels: Any) -> dict[str, Any]:
-    """Describe a run as an item, with subject, session, task and run from its BIDS name.
+    """Describe a run as an item, with what its BIDS name says of the subject, session, task and so on.
 
     Items are plain dictionaries and may as well be written by hand. Their values are text, numbers or tensors, which
     is what MONAI's caches and loaders handle. The name of a subject stands for one person: where studies are put
-    together whose subjects have the same names, give them names of their own (``subject="leipzig-01"``).
+    together whose subjects have the same names, give them names of their own (``subject="leipzig-01"``). Names outside
+    BIDS say nothing: for HCP's ``rfMRI_REST1_LR.nii.gz`` give ``subject="100307", task="REST1", direction="LR"``.
 
     Args:
         image: A NIfTI file, or a run in memory, whose name is then ``meta["filename_or_obj"]``.
         labels: Everything else that is known: ``mask`` and ``events`` (files), ``site``, ``age``, ``sex`` and so on.
-            ``subject``, ``session``, ``task`` and ``run`` take precedence over the name.
+            They take precedence over the name.
 
     Returns:
-        ``image``, the text of a path or the tensor; ``subject``, ``session``, ``task`` and ``run``, each ``""`` where
-        it is unknown, so that all items of a dataset have the same keys; and the labels, paths as text.
+        ``image``, the text of a path or the tensor; ``subject``, ``session``, ``task``, ``acquisition``, ``direction``
+        and ``run``, each ``""`` where it is unknown, so that all items of a dataset have the same keys; and the labels,
+        paths as text.
 
     Example:
         >>> from nstorm.data.clips.items import run_item
         >>> run_item("/study/sub-01/func/sub-01_task-rest_run-2_bold.nii.gz", site="Leipzig", age=24.0)
         {'image': '/study/sub-01/func/sub-01_task-rest_run-2_bold.nii.gz', 'subject': '01', 'session': '',
-         'task': 'rest', 'run': '2', 'site': 'Leipzig', 'age': 24.0}
+         'task': 'rest', 'acquisition': '', 'direction': '', 'run': '2', 'site': 'Leipzig', 'age': 24.0}
     """
     entities = bids_entities(image_file({"image": image}))
     named = {key: entities.get(entity, "") for key, entity in IDENTITY.items()}
@@ -49,12 +61,12 @@ def image_file(item: Mapping[str, Any]) -> str:
 
 
 def subject_of(item: Mapping[str, Any]) -> str:
-    """Name the person of an item; ``"sub-01"`` and ``"01"`` are one person, and so are ``"7"`` and ``7``.
+    """Name the person of an item; ``"sub-01"`` and ``"01"`` are one person, and so are ``"7"``, ``7`` and ``7.0``.
 
     Raises:
         ValueError: The item has no subject.
     """
-    subject = _value(item, "subject")
+    subject = _named(item, "subject")
     if not subject:
         raise ValueError(
             f"the item of {image_file(item) or 'an image without a file'} has no subject: "
@@ -70,8 +82,22 @@ def run_of(item: Mapping[str, Any]) -> str:
         ValueError: The item has no subject.
     """
     subject_of(item)
-    values = {entity: _value(item, key) for key, entity in IDENTITY.items()}
+    return recording_of(item)
+
+
+def recording_of(item: Mapping[str, Any]) -> str:
+    """Name the run of an item as :func:`run_of` does, as far as it is known."""
+    values = {entity: _named(item, key) for key, entity in IDENTITY.items()}
     return "_".join(f"{entity}-{value}" for entity, value in values.items() if value)
+
+
+def text_of(value: Any) -> str:
+    """Write a label such that one value has one text, ``""`` where it is not known."""
+    # pandas makes decimals of numbers, and NaN of what a table leaves out
+    if isinstance(value, Real) and not isinstance(value, Integral) and float(value).is_integer():
+        value = int(float(value))
+    text = str(value).strip()
+    return "" if text in _UNKNOWN else text
 
 
 def listing(names: Iterable[str], most: int = 5) -> str:
@@ -81,8 +107,5 @@ def listing(names: Iterable[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + rest
 
 
-def _value(item: Mapping[str, Any], key: str) -> str:
-    value = item.get(key)
-    # pandas gives NaN for what a table leaves out
-    missing = value is None or (isinstance(value, float) and math.isnan(value))
-    return "" if missing else str(value).removeprefix(f"{IDENTITY[key]}-")
+def _named(item: Mapping[str, Any], key: str) -> str:
+    return text_of(item.get(key)).removeprefix(f"{IDENTITY[key]}-")

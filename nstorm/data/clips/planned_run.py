@@ -12,6 +12,7 @@ from torch import Tensor
 from nstorm.data.clips.items import image_file, run_item
 from nstorm.data.files.reader import BOLDFile
 from nstorm.data.layout import time_axis, time_last
+from nstorm.data.time.timing import repetition_time_of, start_time_of
 
 if TYPE_CHECKING:
     import monai.data.meta_tensor
@@ -46,8 +47,8 @@ class PlannedRun:
         return image_file(self.item) or "the run"
 
     def frames_within(self, seconds: float) -> int:
-        """Count the whole frames that fit in a time."""
-        return math.floor((seconds + TOLERANCE) / self.tr)
+        """Count the whole frames that fit in a time; none in one that is not finite."""
+        return math.floor((seconds + TOLERANCE) / self.tr) if math.isfinite(seconds) else 0
 
     def frames_between(self, start: float, stop: float) -> range:
         """Find the frames that lie entirely, to 1 ms, between two times of the recording."""
@@ -105,21 +106,14 @@ def _planned(run: RunLike) -> PlannedRun:
         file = BOLDFile(image, tr=item.pop("tr", None))
         return PlannedRun(item, events, file.num_frames, file.tr, start_time=0.0, start_frame=0)
 
-    from monai.data.meta_tensor import MetaTensor
-
     num_frames = image.shape[time_axis(image)]
-    if not isinstance(image, MetaTensor) or "tr" not in image.meta:
-        raise ValueError(
-            "bold has no repetition time: read it with nstorm.data.load_bold, "
-            "or make it a MetaTensor with meta['tr'] in seconds"
-        )
-    meta = image.meta
-    tr = float(meta["tr"])
+    tr = repetition_time_of(image)
     if not (math.isfinite(tr) and tr > 0):
         raise ValueError(f"meta['tr'] of {image_file(item) or 'the run'} is {tr:g}: set it to the seconds of a frame")
     # A start in time alone is left by resampling: its frames are none of the file's.
+    meta = image.meta  # type: ignore[attr-defined]
     start_frame = None if "start_time" in meta and "start_frame" not in meta else int(meta.get("start_frame", 0))
-    return PlannedRun(item, events, num_frames, tr, float(meta.get("start_time", (start_frame or 0) * tr)), start_frame)
+    return PlannedRun(item, events, num_frames, tr, start_time_of(image), start_frame)
 
 
 def _view(

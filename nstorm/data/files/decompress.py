@@ -46,6 +46,8 @@ def decompress(path: str | PathLike[str], folder: str | PathLike[str] | None = N
     if not path.name.endswith(".nii.gz"):
         raise ValueError(f"{path} does not end in .nii.gz: only gzip files are unpacked")
     copy = (path.parent if folder is None else Path(folder)) / path.name.removesuffix(".gz")
+    if copy.exists():
+        raise FileExistsError(f"{copy} is there already: read it, or remove it if it is no copy of {path}")
     with (
         written_whole(copy, overwrite=False) as temporary,
         gzip.open(path) as packed,

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from nibabel.nifti1 import Nifti1Image
 from numpy.typing import NDArray
 from torch import Tensor
 
 from nstorm.data.files.nifti import NiftiFile, open_nifti
 from nstorm.data.files.reader import BOLDFile
 from nstorm.data.space.grid import Grid, grid_of
+from nstorm.data.space.resample_space import resample_space
 
 if TYPE_CHECKING:
     import monai.data.meta_tensor
@@ -30,13 +30,14 @@ def load_mask(
 ) -> "monai.data.meta_tensor.MetaTensor":
     """Read a mask, onto the grid of a run if asked.
 
-    On another grid every voxel takes the mask's voxel that its centre lies in, found through both affines, so that
-    left stays left however the two files are stored; what lies outside the mask's image is outside the mask.
+    On another grid every voxel takes the mask's voxel that its centre lies in, found through both affines as by
+    :func:`nstorm.data.resample_space`, so that left stays left and the same voxels are inside however the two files
+    are stored; what lies outside the mask's image is outside the mask.
 
     Args:
         path: A 3D NIfTI image.
         like: What has the grid that the mask gets: a run, clip or mask, or what else
-            :func:`nstorm.data.grid.grid_of` takes. By default it keeps its own.
+            :func:`nstorm.data.grid_of` takes. By default it keeps its own.
         threshold: Voxels above it are in the mask. By default 0 where the values are whole numbers (labels), and 0.5
             where they lie between 0 and 1 (probabilities).
 
@@ -63,22 +64,25 @@ def load_mask(
     file = open_nifti(Path(path))
     if len(file.shape) < 3 or 0 in file.shape or any(size != 1 for size in file.shape[3:]):
         raise ValueError(f"{path} has shape {file.shape}, but a mask has three axes (H, W, D): save one volume of it")
-    inside = _inside(file, threshold)
-    own = grid = Grid(inside.shape, file.affine)
-    if like is not None:
-        grid = grid_of(like.path if isinstance(like, BOLDFile) else like)
-        if grid != own:
-            inside = _resampled(inside, own, grid)
-            if not inside.any():
-                raise ValueError(
-                    f"{path} has no voxel of its mask within the grid {grid.shape} of {_name(like)}: the two are not "
-                    "in the same space, so give a mask in the run's space"
-                )
-    return MetaTensor(
-        torch.from_numpy(np.ascontiguousarray(inside)[None]),
-        affine=grid.affine.clone(),
+    mask: Any = MetaTensor(
+        torch.from_numpy(np.ascontiguousarray(_inside(file, threshold))[None]),
+        affine=torch.from_numpy(file.affine),
         meta={"filename_or_obj": str(path), "space_code": file.space_code},
     )
+    if like is None:
+        return mask
+    grid = grid_of(like.path if isinstance(like, BOLDFile) else like)
+    if grid == grid_of(mask):
+        # voxels within 0.001 mm of the run's are the run's
+        mask.affine = grid.affine.clone()
+        return mask
+    try:
+        mask = resample_space(mask, grid)
+    except ValueError as error:
+        raise _elsewhere(path, grid, like) from error
+    if not mask.any():
+        raise _elsewhere(path, grid, like)
+    return mask
 
 
 def _inside(file: NiftiFile, threshold: float | None) -> NDArray[np.bool_]:
@@ -105,13 +109,11 @@ def _inside(file: NiftiFile, threshold: float | None) -> NDArray[np.bool_]:
     return inside
 
 
-def _resampled(inside: NDArray[np.bool_], own: Grid, grid: Grid) -> NDArray[np.bool_]:
-    from nibabel.processing import resample_from_to
-
-    image = Nifti1Image(inside.astype(np.uint8), own.affine.numpy())
-    # "constant" would take the outer half of the outer voxels for outside
-    moved = resample_from_to(image, (grid.shape, grid.affine.numpy()), order=0, mode="grid-constant")
-    return np.asarray(moved.dataobj) > 0
+def _elsewhere(path: str | PathLike[str], grid: Grid, like: Any) -> ValueError:
+    return ValueError(
+        f"{path} has no voxel of its mask within the grid {grid.shape} of {_name(like)}: the two are not in the same "
+        "space, so give a mask in the run's space"
+    )
 
 
 def _name(like: Any) -> str:

@@ -2,6 +2,7 @@
 
 import gzip
 import logging
+import math
 import time
 import zlib
 from collections.abc import Iterator
@@ -21,6 +22,11 @@ from numpy.typing import NDArray
 
 _DAMAGE = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error)
 _COMPRESSED = (".gz", ".bz2", ".zst")
+# A byte of deflate, which is what gzip packs with, stands for 1032 at most.
+_MOST_UNPACKED = 1032
+# NIfTI keeps the unit of space in bits 0 to 2 of xyzt_units: 1 metres, 2 millimetres, 3 micrometres.
+_SPACE_UNIT_BITS = 0b000111
+_OTHER_UNITS = {1: "metres", 3: "micrometres"}
 _VOLUME = (
     "give the run's volume image, which fMRIPrep names *_space-*_desc-preproc_bold.nii.gz "
     "and HCP's pipelines name like the run"
@@ -101,7 +107,8 @@ def open_nifti(path: Path) -> NiftiFile:
 
     Raises:
         FileNotFoundError: There is no such file, or only a link to it.
-        ValueError: The file is damaged, of another format, holds no real numbers, or does not say where its voxels lie.
+        ValueError: The file is damaged, of another format, holds no real numbers, or does not say where its voxels lie,
+            contradicts itself about left and right, or has its affine in another unit than mm.
     """
     if path.is_dir():
         raise ValueError(f"{path} is a folder: give the NIfTI file in it; dcm2niix makes one from a folder of DICOM")
@@ -135,11 +142,25 @@ def open_nifti(path: Path) -> NiftiFile:
             f"{path} has the affine {affine.round(4).tolist()}, which gives its voxels no volume: correct its sform or "
             "qform and save it again"
         )
+    if all(codes) and (image.header["pixdim"][0] < 0) != (np.linalg.det(affine[:3, :3]) < 0):
+        raise ValueError(
+            f"{path} has a qform that is a mirror image of its sform, so left and right are unknown: find out which is "
+            "true, set both to it (nibabel's image.set_sform and image.set_qform) and save it again"
+        )
+    if (unit := _OTHER_UNITS.get(int(image.header["xyzt_units"]) & _SPACE_UNIT_BITS)) is not None:
+        raise ValueError(
+            f"{path} gives its affine in {unit} (xyzt_units is {int(image.header['xyzt_units'])}), with voxels of "
+            f"{' x '.join(f'{size:g}' for size in np.linalg.norm(affine[:3, :3], axis=0))}, but nstorm takes mm: "
+            "convert the affine, or set the unit if it is mm already (image.header.set_xyzt_units), and save it again"
+        )
     voxels = Path(str(image.file_map["image"].filename))
     compressed = voxels.suffix.lower() in _COMPRESSED
-    expected = stored.offset + stored.dtype.itemsize * int(np.prod(image.shape))
-    if not compressed and voxels.stat().st_size < expected:
-        raise unreadable(path, EOFError(f"it has {voxels.stat().st_size} bytes of {expected}"))
+    expected = stored.offset + stored.dtype.itemsize * math.prod(image.shape)
+    size = voxels.stat().st_size
+    if not compressed and size < expected:
+        raise unreadable(path, EOFError(f"it has {size} bytes of {expected}"))
+    if voxels.suffix.lower() == ".gz" and size * _MOST_UNPACKED < expected:
+        raise unreadable(path, EOFError(f"its {size} bytes cannot unpack to the {expected} that its header announces"))
     return NiftiFile(
         path=path,
         header=image.header,

@@ -1,5 +1,6 @@
 """BOLD runs from NIfTI files, with the repetition time and the affine that the files give."""
 
+import operator
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -99,12 +100,7 @@ class BOLDFile:
         """
         from monai.data.meta_tensor import MetaTensor
 
-        stop = self.num_frames if stop is None else stop
-        if not 0 <= start < stop <= self.num_frames:
-            raise ValueError(
-                f"frames {start} to {stop} of {self.path} are asked for, but it has {self.num_frames}: give a start of "
-                "0 or more, and a larger stop up to that number"
-            )
+        start, stop = self.checked_frames((start, self.num_frames if stop is None else stop))
         if dtype not in _NUMPY_TYPES:
             raise ValueError(f"dtype is {dtype}, but a run is read as torch.float32 or torch.float64")
         frames = self._frames(start, stop, _NUMPY_TYPES[dtype], fill_nan)
@@ -116,6 +112,25 @@ class BOLDFile:
             "space_code": self._file.space_code,
         }
         return MetaTensor(torch.from_numpy(frames), affine=self.affine.clone(), meta=meta)
+
+    def checked_frames(self, frames: Sequence[int]) -> tuple[int, int]:
+        """Check that ``(start, stop)`` are frames of the run.
+
+        Raises:
+            ValueError: They are not.
+        """
+        try:
+            start, stop = map(operator.index, frames)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"frames is {frames!r} for {self.path}, but it has to be (start, stop), two whole numbers"
+            ) from None
+        if not 0 <= start < stop <= self.num_frames:
+            raise ValueError(
+                f"frames {start} to {stop} of {self.path} are asked for, but it has {self.num_frames}: give a start of "
+                "0 or more, and a larger stop up to that number"
+            )
+        return start, stop
 
     def _frames(self, start: int, stop: int, dtype: type[np.floating], fill_nan: float | None) -> NDArray[np.floating]:
         frames = np.empty((stop - start, *self.shape[:3]), dtype)
@@ -176,7 +191,7 @@ def load_bold(
     Args:
         path: A NIfTI-1 or NIfTI-2 file.
         tr: The repetition time in seconds; it overrides the files, see :class:`BOLDFile`.
-        frames: ``(start, stop)`` or ``slice(start, stop)``; no others are read. By default all.
+        frames: ``(start, stop)``, or them as a slice or a range; no others are read. By default all.
         dtype: ``torch.float32``, or ``torch.float64`` for files whose values it would round.
         fill_nan: The value to put in place of NaN. By default NaN is an error.
 
@@ -196,18 +211,21 @@ def load_bold(
         2.5
     """
     run = BOLDFile(path, tr=tr)
+    if isinstance(frames, range):
+        frames = slice(frames.start, frames.stop, frames.step)
     if isinstance(frames, slice):
-        start, stop, step = frames.indices(run.num_frames)
+        *frames, step = frames.indices(run.num_frames)
         if step != 1:
             raise ValueError(f"frames has a step of {step}, but frames are read one after another: slice the result")
-    else:
-        start, stop = (0, run.num_frames) if frames is None else frames
+    start, stop = (0, run.num_frames) if frames is None else run.checked_frames(frames)
     return run.read(start, stop, dtype=dtype, fill_nan=fill_nan)
 
 
 def _advice(shape: tuple[int, ...]) -> str:
     if len(shape) == 3:
         return ": give the run, or join images of one frame each, as SPM writes them, with nilearn.image.concat_imgs"
+    if len(shape) == 5 and shape[3] == 1:
+        return ": time has become the fifth axis, so take the fourth away (nibabel's image.slicer[:, :, :, 0])"
     if len(shape) == 5:
         return ": combine the echoes of a multi-echo run (tedana or fMRIPrep do), or save each as an image of its own"
     return ""

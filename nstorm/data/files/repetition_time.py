@@ -30,7 +30,7 @@ def repetition_time(path: Path, header: Nifti1Header, *, tr: float | None = None
             disagree, or the value lies outside 0.1 to 20 s.
     """
     if tr is not None:
-        return _plausible(tr, "the argument tr")
+        return _plausible(float(tr), f"tr, as given for {path},")
     # float32 0.72 is 0.72000003 as a float; its shortest decimal is what was meant.
     stored = float(str(header["pixdim"][4]))
     units_per_second = _UNITS_PER_SECOND.get(int(header["xyzt_units"]) & _TIME_UNIT_BITS)

@@ -12,15 +12,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nstorm.data.files.atomic import written_whole
-from nstorm.data.files.repetition_time import TOLERANCE
+from nstorm.data.files.repetition_time import LONGEST, SHORTEST, TOLERANCE
 from nstorm.data.files.sidecar import inherited_value, write_value
 from nstorm.data.layout import time_first
+from nstorm.data.time.timing import refuse_uneven
 
 if TYPE_CHECKING:
     import monai.data.meta_tensor
 
 # the most voxels along an axis whose number NIfTI-1 can hold
 _NIFTI1_LONGEST = 32767
+# what NIfTI has no type for
+_STORED_AS = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.bool: torch.uint8}
 # NIfTI's code of a space that is only known to be some other image's
 _ALIGNED = 2
 
@@ -46,8 +49,9 @@ def save_bold(
         bold: A run ``(T, H, W, D)`` or ``(1, H, W, D, T)``.
         like: Where affine and repetition time come from, if ``bold`` lacks them, as the output of a network does: a
             run or a clip of the same grid.
-        dtype: The type to store. By default that of ``bold``; half precision is stored as float32. Whole numbers that
-            fit an integer type are stored as they are, others with a slope and intercept, which rounds them.
+        dtype: The type to store. By default that of ``bold``. Half precision is stored as float32, booleans as uint8.
+            Whole numbers that fit an integer type are stored as they are, others with a slope and intercept, which
+            rounds them.
         sidecar: Whether to write the repetition time also to a BIDS sidecar beside the image, or into the one that
             is there.
         overwrite: Whether to replace a file that is there.
@@ -57,9 +61,9 @@ def save_bold(
 
     Raises:
         FileExistsError: There is such a file, and it is not to be overwritten.
-        ValueError: ``bold`` has neither layout, lacks affine or repetition time, has another grid than ``like``, or
-            holds NaN or infinity that the type cannot; the ending is another; or a sidecar above gives another
-            repetition time, which would contradict the file.
+        ValueError: ``bold`` has neither layout, lacks affine or repetition time or has one outside 0.1 to 20 s, has
+            lost frames in its middle, has another grid than ``like``, or holds numbers that the type cannot; the ending
+            is another; or a sidecar above gives another repetition time, which would contradict the file.
 
     Example:
         >>> import tempfile
@@ -74,14 +78,23 @@ def save_bold(
     path = _nifti_path(path)
     run = time_first(bold)
     source = _with_space(bold if like is None else like, "bold")
+    refuse_uneven(bold)
+    refuse_uneven(source)
     if "tr" not in source.meta:
-        raise ValueError("bold has no repetition time: give it meta['tr'] in seconds, or pass like= with the run")
+        raise ValueError(
+            "bold has no repetition time: give it meta['tr'] in seconds, or pass like= with the run (save_mask writes "
+            "masks)"
+        )
     if like is not None and time_first(like).shape[1:] != run.shape[1:]:
         raise ValueError(
             f"bold has frames of {tuple(run.shape[1:])} voxels, but like {tuple(time_first(like).shape[1:])}: "
             "pass a run on the same grid"
         )
     tr = float(source.meta["tr"])
+    if not SHORTEST <= tr <= LONGEST:
+        raise ValueError(
+            f"meta['tr'] of bold is {tr:g} s, which is outside {SHORTEST:g} to {LONGEST:g} s: give it in seconds"
+        )
     if not sidecar:
         _refuse_contradiction(path, tr)
 
@@ -159,16 +172,24 @@ def _array(image: Tensor) -> NDArray[Any]:
 
 
 def _stored_type(run: Tensor, dtype: torch.dtype | None) -> "np.dtype[Any]":
-    if dtype is None:
-        dtype = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.bool: torch.uint8}.get(
-            run.dtype, run.dtype
+    wanted = run.dtype if dtype is None else dtype
+    if run.is_complex() or wanted.is_complex:
+        raise ValueError(
+            f"bold is {run.dtype}, to be stored as {wanted}, but a voxel has to be one real number: save the magnitude"
         )
-    return torch.empty(0, dtype=dtype).numpy().dtype
+    return torch.empty(0, dtype=_STORED_AS.get(wanted, wanted)).numpy().dtype
 
 
 def _image(voxels: NDArray[Any], source: "monai.data.meta_tensor.MetaTensor", dtype: "np.dtype[Any]") -> Nifti1Image:
-    if dtype.kind in "iu" and voxels.dtype.kind == "f" and not np.isfinite([voxels.min(), voxels.max()]).all():
-        raise ValueError(f"the image has NaN or infinite values, which {dtype} cannot hold: save it as torch.float32")
+    if voxels.dtype.kind == "f":
+        largest = max(-voxels.min(), voxels.max())
+        if dtype.kind in "iu" and not np.isfinite(largest):
+            raise ValueError(
+                f"the image has NaN or infinite values, which {dtype} cannot hold: save it as torch.float32"
+            )
+        # also of what the slope of an integer type, which is a float32, can make
+        if dtype != np.float64 and np.finfo(np.float32).max < largest < np.inf:
+            raise ValueError(f"the image has values up to {largest:g}, beyond {dtype}: save it as torch.float64")
     affine = source.affine.numpy()
     kind = Nifti2Image if max(voxels.shape) > _NIFTI1_LONGEST else Nifti1Image
     image = kind(voxels.astype(np.uint8) if voxels.dtype == bool else voxels, affine, dtype=dtype)

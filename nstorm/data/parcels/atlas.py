@@ -1,5 +1,6 @@
 """Atlases: images whose voxels say which parcel of the brain they belong to, and the names of the parcels."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from nstorm.data.files.nifti import NiftiFile, open_nifti
 from nstorm.data.parcels.label_table import read_label_names
+from nstorm.data.space.grid import grid_of
 
 if TYPE_CHECKING:
     import monai.data.meta_tensor
@@ -38,8 +40,8 @@ class Atlas:
         hemispheres: The hemisphere of each parcel, ``LH`` or ``RH``; empty where the atlas has none.
 
     Raises:
-        ValueError: The image has another shape or type or values outside 0 to the number of parcels, a name is given
-            twice, or networks or hemispheres are not as many as the parcels.
+        ValueError: The image has another shape or type, no affine, or values outside 0 to the number of parcels; a name
+            is given twice; or networks or hemispheres are not as many as the parcels.
 
     Example:
         >>> import torch
@@ -57,11 +59,13 @@ class Atlas:
     hemispheres: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.image.ndim != 4 or self.image.shape[0] != 1 or self.image.is_floating_point():
+        is_integer = not self.image.is_floating_point() and self.image.dtype != torch.bool
+        if self.image.ndim != 4 or self.image.shape[0] != 1 or not is_integer:
             raise ValueError(
                 f"the image of atlas {self.name} is {self.image.dtype} of shape {tuple(self.image.shape)}, "
                 "but it has to be integers of shape (1, H, W, D)"
             )
+        grid_of(self.image)
         low, high = (int(value) for value in torch.aminmax(self.image.as_tensor()))
         if low < 0 or high > len(self.labels):
             raise ValueError(
@@ -132,7 +136,8 @@ def load_atlas(path: str | PathLike[str], labels: str | PathLike[str] | Mapping[
         path: A 3D NIfTI image of integers, 0 for background.
         labels: The name of every value: a mapping, or a text file. That is a table with the columns ``index`` and
             ``name`` (BIDS ``dseg.tsv``; tabs or commas), or lines that begin with a value and a name (look-up tables
-            of FreeSurfer, AAL).
+            of FreeSurfer, AAL). Of an atlas that nilearn fetched it is
+            ``dict(zip(fetched.lut["index"], fetched.lut["name"]))``.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -170,7 +175,8 @@ def load_atlas(path: str | PathLike[str], labels: str | PathLike[str] | Mapping[
 
 
 def _read_values(file: NiftiFile) -> NDArray[np.int64]:
-    if len(file.shape) != 3 or 0 in file.shape:
+    # SPM's and others' images of one volume may have a fourth axis of length 1
+    if len(file.shape) < 3 or 0 in file.shape or math.prod(file.shape[3:]) != 1:
         raise ValueError(
             f"{file.path} has shape {file.shape}, but an atlas is one 3D image of labels: "
             "turn maps of probabilities into labels with argmax first"

@@ -123,7 +123,9 @@ def mask_on_grid(mask: Tensor, grid: Grid) -> NDArray[np.bool_]:
     from monai.data.meta_tensor import MetaTensor
 
     if mask.dtype != torch.bool:
-        raise ValueError(f"mask has dtype {mask.dtype}, but it has to be boolean: pass mask > 0")
+        raise ValueError(
+            f"mask has dtype {mask.dtype}, but it has to be a boolean tensor: pass torch.as_tensor(mask > 0)"
+        )
     if tuple(mask.shape) not in (grid.shape, (1, *grid.shape)):
         raise ValueError(
             f"mask has shape {tuple(mask.shape)}, but a frame of the run has {grid.shape}: "

@@ -1,5 +1,6 @@
 """Time series of the parcels of an atlas."""
 
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from nstorm.data.layout import time_first
 from nstorm.data.parcels.atlas import Atlas, some_of
 from nstorm.data.parcels.atlas_space import mask_on_grid, parcel_coverage, resample_atlas
 from nstorm.data.space.grid import grid_of
+from nstorm.data.time.timing import name_of
 
 if TYPE_CHECKING:
     import monai.data.meta_tensor
@@ -86,10 +88,11 @@ def parcel_time_series(
     absent = [label for label, seen in zip(atlas.labels, present, strict=True) if not seen]
     if absent and (missing == "raise" or not present.any()):
         raise ValueError(
-            f"{len(absent)} of the {len(atlas.labels)} parcels of {atlas.name} have no voxel in the run and its mask: "
-            f"{some_of(absent)}; give an atlas and a mask that fit the run, or missing='nan' or 'drop'"
+            f"{len(absent)} of the {len(atlas.labels)} parcels of {atlas.name} have no voxel in "
+            f"{name_of(bold, 'the run')} and its mask: {some_of(absent)}; give an atlas and a mask that fit the run, "
+            "or missing='nan' or 'drop'"
         )
-    signals = _signals(run.as_subclass(Tensor), placed, strategy, atlas)
+    signals = _signals(run, placed, strategy, atlas)
     labels, coverage = atlas.labels, parcel_coverage(atlas, run, mask=mask)
     keep = torch.from_numpy(present)
     if missing == "drop":
@@ -98,7 +101,7 @@ def parcel_time_series(
         some, signals = signals, signals.new_full((len(signals), len(labels)), torch.nan)
         signals[:, keep] = some
     meta = {key: value for key, value in run.meta.items() if key not in _META_OF_SPACE}  # type: ignore[attr-defined]
-    return ParcelSeries(MetaTensor(signals, meta=meta), labels, coverage)
+    return ParcelSeries(MetaTensor(signals, meta=deepcopy(meta)), labels, coverage)
 
 
 def _signals(run: Tensor, placed: NDArray[np.int32], strategy: str, atlas: Atlas) -> Tensor:
@@ -108,13 +111,13 @@ def _signals(run: Tensor, placed: NDArray[np.int32], strategy: str, atlas: Atlas
 
     inside = placed > 0
     values = placed[inside]
-    gathered = run[:, torch.from_numpy(inside).to(run.device)]
+    gathered = run.as_subclass(Tensor)[:, torch.from_numpy(inside).to(run.device)]
     voxels = gathered.to(torch.promote_types(run.dtype, torch.float32)).numpy(force=True)
     bad = ~np.isfinite(voxels).all(axis=0)
     if bad.any():
         names = [atlas.labels[value - 1] for value in np.unique(values[bad])]
         raise ValueError(
-            f"the run has NaN or infinite values in {bad.sum()} voxels of parcels: {some_of(names)}; "
+            f"{name_of(run, 'the run')} has NaN or infinite values in {bad.sum()} voxels of parcels: {some_of(names)}; "
             "leave these voxels out with a mask, or replace their values"
         )
     # nilearn works through every voxel of an image: here the image has those of parcels and no others

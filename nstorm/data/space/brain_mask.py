@@ -35,7 +35,7 @@ def brain_mask(
             much.
 
     Returns:
-        A boolean MetaTensor ``(1, H, W, D)`` with the affine of the run.
+        A boolean MetaTensor ``(1, H, W, D)`` with the affine and the ``meta["space_code"]`` of the run.
 
     Raises:
         ValueError: The run has no affine or another shape, its mean image is constant or not finite, or no voxel is
@@ -75,7 +75,8 @@ def brain_mask(
             f"no voxel is left in the mask after opening={opening}: pass a smaller opening for images of few or large "
             "voxels, or a mask of your own"
         )
-    return MetaTensor(mask[None].to(bold.device), affine=affine.clone())
+    space = {key: value for key, value in bold.meta.items() if key == "space_code"}  # type: ignore[attr-defined]
+    return MetaTensor(mask[None].to(bold.device), affine=affine.clone(), meta=space)
 
 
 def apply_mask(bold: Tensor, mask: Tensor, *, value: float | str = 0.0) -> Tensor:

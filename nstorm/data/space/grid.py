@@ -1,14 +1,15 @@
 """Grids of voxels in space: how many there are, and where they lie."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import nibabel
 import torch
 from torch import Tensor
+
+from nstorm.data.files.nifti import open_nifti
 
 if TYPE_CHECKING:
     from nibabel.spatialimages import SpatialImage
@@ -98,10 +99,10 @@ class Grid:
         Raises:
             ValueError: The spacing is not one or three finite numbers above 0.
         """
-        wanted = tuple(spacing) if isinstance(spacing, Sequence) else (spacing,) * 3
-        if len(wanted) != 3 or not all(math.isfinite(step) and step > 0 for step in wanted):
+        wanted = torch.as_tensor(spacing, dtype=torch.float64)
+        if wanted.shape not in ((), (3,)) or not (wanted.isfinite() & (wanted > 0)).all():
             raise ValueError(f"spacing is {spacing}, but it has to be one or three numbers of mm above 0")
-        steps = torch.tensor([new / old for new, old in zip(wanted, self.spacing, strict=True)], dtype=torch.float64)
+        steps = wanted / self.affine[:3, :3].norm(dim=0)
         size = torch.tensor(self.shape, dtype=torch.float64)
         # As many as are needed, but none more for a rounding error.
         number = (size / steps - TOLERANCE).ceil().clamp(min=1)
@@ -116,10 +117,12 @@ def grid_of(image: "Grid | Tensor | SpatialImage | str | PathLike[str]") -> Grid
 
     Args:
         image: A MetaTensor, which is a run in either layout, a mask ``(1, H, W, D)`` or one image ``(H, W, D)``; a
-            nibabel image; a file that nibabel reads, of which only the header is read; or a grid.
+            nibabel image; a NIfTI file, of which only the header is read; or a grid.
 
     Raises:
-        ValueError: The image is a tensor without an affine, or has too few axes.
+        FileNotFoundError: There is no such file.
+        ValueError: The image is a tensor without an affine, no image, or has too few axes; or the file is damaged, no
+            NIfTI image or does not say where its voxels lie.
 
     Example:
         >>> from nstorm.data import rest_run
@@ -140,8 +143,15 @@ def grid_of(image: "Grid | Tensor | SpatialImage | str | PathLike[str]") -> Grid
         if image.ndim not in (3, 4, 5):
             raise ValueError(f"the image has shape {tuple(image.shape)}, but one with a grid has 3, 4 or 5 axes")
         return Grid(image.shape if image.ndim == 3 else image.shape[1:4], image.affine)
-    found: Any = nibabel.load(image) if isinstance(image, str | PathLike) else image
-    return Grid(found.shape[:3], found.affine)
+    if isinstance(image, str | PathLike):
+        file = open_nifti(Path(image))
+        return Grid(file.shape[:3], file.affine)
+    if not hasattr(image, "affine"):
+        raise ValueError(
+            f"the image is a {type(image).__name__}, which has no grid: give a MetaTensor, a nibabel image of voxels "
+            "or the path of a NIfTI file"
+        )
+    return Grid(image.shape[:3], image.affine)
 
 
 def same_grid(a: Any, b: Any) -> bool:

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Sequence
+from os import PathLike
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -11,8 +13,11 @@ from nstorm.data.space.grid import Grid, grid_of
 from nstorm.data.space.sampling import sample_volume
 from nstorm.data.time.timing import with_meta
 
+if TYPE_CHECKING:
+    from nibabel.spatialimages import SpatialImage
+
 # Of the frames that are worked on together.
-_SLAB_BYTES = 128 << 20
+_SLAB_BYTES = 512 << 20
 # A rounding error, in voxels.
 _EDGE = 1e-6
 _TIE_MM = 1e-4
@@ -20,7 +25,7 @@ _TIE_MM = 1e-4
 
 def resample_space(
     bold: Tensor,
-    target: Grid | float | Sequence[float],
+    target: "Grid | Tensor | SpatialImage | str | PathLike[str] | float | Sequence[float]",
     *,
     mode: str | None = None,
     antialias: bool = True,
@@ -37,9 +42,9 @@ def resample_space(
 
     Args:
         bold: A MetaTensor of shape ``(T, H, W, D)`` or ``(1, H, W, D, T)``; a mask or an image is a run of one frame.
-        target: A :class:`nstorm.data.Grid`, as :func:`nstorm.data.grid_of` or :func:`nstorm.data.mni152_grid` gives
-            it; or a voxel size in mm, one or three numbers, with which the directions of the axes and the field of
-            view stay, as :meth:`nstorm.data.Grid.with_spacing` says.
+        target: A :class:`nstorm.data.Grid`, such as :func:`nstorm.data.mni152_grid` gives; another image, as
+            :func:`nstorm.data.grid_of` takes it; or a voxel size in mm, one or three numbers, with which the
+            directions of the axes and the field of view stay, as :meth:`nstorm.data.Grid.with_spacing` says.
         mode: ``"bilinear"`` (trilinear in space) or ``"nearest"``, which gives back the dtype. By default nearest for
             integers and booleans, which are labels and masks.
         antialias: Whether to smooth before larger voxels; with ``"nearest"`` nothing is smoothed.
@@ -67,7 +72,8 @@ def resample_space(
     if isinstance(padding, str) and padding != "border":
         raise ValueError(f"padding is {padding!r}, but it has to be 'border' or a number")
     source = grid_of(bold)
-    grid = target if isinstance(target, Grid) else source.with_spacing(target)
+    wanted = grid_or_spacing(target)
+    grid = wanted if isinstance(wanted, Grid) else source.with_spacing(wanted)
     if mode is None:
         mode = "bilinear" if bold.is_floating_point() else "nearest"
     to_source = torch.linalg.solve(source.affine, grid.affine)
@@ -99,7 +105,8 @@ def resample_space(
     shape = list(bold.shape)
     shape[1:4] = grid.shape
     result = torch.empty(shape, dtype=dtype, device=bold.device)
-    step = max(1, _SLAB_BYTES // (frames[0].numel() * result.element_size()))
+    # the frames, the same before and after smoothing along an axis, and what becomes of them
+    step = max(1, _SLAB_BYTES // ((3 * math.prod(source.shape) + math.prod(grid.shape)) * result.element_size()))
     for start in range(0, len(frames), step):
         volume = frames[start : start + step].movedim(0, -1).to(dtype).contiguous()
         values = sample_volume(_smoothed(volume, kernels), places, mode=mode)
@@ -107,6 +114,11 @@ def resample_space(
             values[outside] = padding
         time_first(result)[start : start + step] = values.movedim(-1, 0)
     return with_meta(result, bold, affine=grid.affine.clone())
+
+
+def grid_or_spacing(target: Any) -> Any:
+    """Give the grid of what has one; a spacing stays as it is."""
+    return grid_of(target) if isinstance(target, str | PathLike) or hasattr(target, "affine") else target
 
 
 def _places(shape: tuple[int, int, int], to_source: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from itertools import pairwise
 from numbers import Real
 from typing import Any
 
-from nstorm.data.clips.items import listing, subject_of
+from nstorm.data.clips.items import listing, subject_of, text_of
 
 NUM_BINS = 5
 MOST_CLASSES = 10
@@ -80,7 +80,7 @@ def strata_of(
         return {name: shuffled(names, seed) for name, names in _quantiles(means, label, smallest_share).items()}
     classes: dict[str, list[str]] = {}
     for subject in subjects:
-        several = sorted({str(value) for value in values[subject]})
+        several = sorted({text_of(value) for value in values[subject]})
         if len(several) > 1:
             raise ValueError(
                 f"the subject {subject!r} has {label} {' and '.join(several)}: correct it, or give different people of "
@@ -91,7 +91,7 @@ def strata_of(
 
 
 def _is_missing(value: Any) -> bool:
-    return value is None or value == "" or (isinstance(value, float) and not math.isfinite(value))
+    return text_of(value) == "" or (isinstance(value, Real) and not math.isfinite(value))
 
 
 def _is_quantity(values: Sequence[Any]) -> bool:

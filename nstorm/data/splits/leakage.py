@@ -18,7 +18,7 @@ def check_leakage(*, unit: str = "subject", **parts: Any) -> None:
     Args:
         unit: What has to be in one part only: ``"subject"``, or ``"run"`` where one person is studied on purpose.
         parts: The parts by name (``train=``, ``validation=``, ``test=``): run items or clip items, a MONAI or PyTorch
-            dataset of them, or a loader of one. Transforms are not run.
+            dataset of them (also a Subset or a ConcatDataset), or a loader of one. Transforms are not run.
 
     Raises:
         ValueError: Two parts share a unit or a file, an item has no subject, or a part shows no items.
@@ -41,25 +41,37 @@ def check_leakage(*, unit: str = "subject", **parts: Any) -> None:
         if not of_part:
             raise ValueError(f"{part} shows no items that could be checked: give the list of items it is made from")
     units = {part: Counter(name_of(item) for item in of_part) for part, of_part in items.items()}
-    files = {part: _files(of_part) for part, of_part in items.items()}
-    for kind, counts in ((unit, units), ("file", files)):
-        for one, other in combinations(parts, 2):
-            if shared := counts[one].keys() & counts[other].keys():
-                num_items = [sum(counts[part][name] for name in shared) for part in (one, other)]
-                raise ValueError(
-                    f"{one} and {other} share {len(shared)} {kind}{'s' * (len(shared) > 1)} ({listing(shared)}; "
-                    f"{num_items[0]} items of {one}, {num_items[1]} of {other}): {_remedy(unit)}"
-                )
+    _refuse_shared(unit, units, _remedy(unit))
+    refuse_shared_files(items)
+
+
+def refuse_shared_files(parts: Mapping[str, list[Mapping[str, Any]]]) -> None:
+    """Refuse parts whose items share a file, whether or not anybody knows their subjects."""
+    _refuse_shared("file", {part: _files(items) for part, items in parts.items()}, "keep a file in one part")
 
 
 def items_behind(data: Any) -> list[Mapping[str, Any]]:
     """Find the items of a loader or a dataset as they are before any transform; none where it holds no items."""
+    if hasattr(data, "datasets"):
+        # torch.utils.data.ConcatDataset
+        each = [items_behind(dataset) for dataset in data.datasets]
+        return [item for items in each for item in items] if all(each) else []
     if hasattr(data, "dataset"):
         items = items_behind(data.dataset)
         # torch.utils.data.Subset
         return [items[index] for index in data.indices] if items and hasattr(data, "indices") else items
     data = getattr(data, "data", data)
     return [item for item in data if isinstance(item, Mapping)] if isinstance(data, Sequence) else []
+
+
+def _refuse_shared(kind: str, counts: Mapping[str, Counter[str]], remedy: str) -> None:
+    for one, other in combinations(counts, 2):
+        if shared := counts[one].keys() & counts[other].keys():
+            num_items = [sum(counts[part][name] for name in shared) for part in (one, other)]
+            raise ValueError(
+                f"{one} and {other} share {len(shared)} {kind}{'s' * (len(shared) > 1)} ({listing(shared)}; "
+                f"{num_items[0]} items of {one}, {num_items[1]} of {other}): {remedy}"
+            )
 
 
 def _files(items: list[Mapping[str, Any]]) -> Counter[str]:

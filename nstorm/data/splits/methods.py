@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from nstorm.data.clips.items import run_of, subject_of
+from nstorm.data.clips.items import run_of, subject_of, text_of
 from nstorm.data.splits.dealing import deal, shuffled, strata_of
 from nstorm.data.splits.split import Split
 
@@ -90,7 +90,9 @@ def k_folds(
     return splits
 
 
-def split_by_site(items: Iterable[Mapping[str, Any]], *, test: Sequence[str], validation: Sequence[str] = ()) -> Split:
+def split_by_site(
+    items: Iterable[Mapping[str, Any]], *, test: Sequence[str | int], validation: Sequence[str | int] = ()
+) -> Split:
     """Split a study so that whole sites are held out; the sites that are not named train.
 
     Args:
@@ -109,11 +111,14 @@ def split_by_site(items: Iterable[Mapping[str, Any]], *, test: Sequence[str], va
         ('2', '5')
     """
     sites = _subjects_by_site(items)
-    for site in (*test, *validation):
+    held_out = {"validation": [text_of(site) for site in validation], "test": [text_of(site) for site in test]}
+    named = [site for part in held_out.values() for site in part]
+    for site in named:
         if site not in sites:
             raise ValueError(f"the site {site!r} has no items: name some of {', '.join(sites)}")
-    train = [site for site in sites if site not in (*test, *validation)]
-    chosen = {"train": train, **({"validation": validation} if validation else {}), "test": test}
+    chosen = {"train": [site for site in sites if site not in named], **held_out}
+    if not validation:
+        del chosen["validation"]
     parts = {part: [subject for site in named for subject in sites[site]] for part, named in chosen.items()}
     return Split(parts, method="by site: " + "; ".join(f"{part} {', '.join(named)}" for part, named in chosen.items()))
 
@@ -156,7 +161,7 @@ def split_runs_within_subject(
     """Split the runs of every person, so that a model is tested on people whom it has seen.
 
     What comes out says how well other runs of the same people are told apart and nothing about other people. Runs are
-    told apart by ``subject``, ``session``, ``task`` and ``run``.
+    told apart by ``subject``, ``session``, ``task``, ``acquisition``, ``direction`` and ``run``.
 
     Args:
         items: Run items or clip items, each with its ``subject`` and ``run``.
@@ -184,7 +189,7 @@ def split_runs_within_subject(
 def _subjects_by_site(items: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
     site_of: dict[str, str] = {}
     for item in items:
-        subject, site = subject_of(item), str(item.get("site", ""))
+        subject, site = subject_of(item), text_of(item.get("site"))
         if not site:
             raise ValueError(f"an item of the subject {subject!r} has no site: set item['site']")
         if site_of.setdefault(subject, site) != site:

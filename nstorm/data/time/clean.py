@@ -8,12 +8,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nstorm.data.layout import time_axis, time_first
-from nstorm.data.normalize import voxels_inside, voxels_that_vary, zscore_voxels
+from nstorm.data.normalize import voxels_inside, zscore_voxels
 from nstorm.data.time.scrub import spline_weights
-from nstorm.data.time.timing import checked_frames, refuse_uneven, repetition_time_of, times_of_kept, with_meta
+from nstorm.data.time.timing import checked_frames, name_of, refuse_uneven, repetition_time_of, times_of_kept, with_meta
 
 # voxels that are cleaned at a time, in double precision
 CHUNK = 4096
+# by how much sums in double precision are off, of the largest value
+ROUNDING = 1e-12
 
 
 def clean(
@@ -53,10 +55,10 @@ def clean(
         The run in its layout and with its meta, float32, or float64 for a float64 run.
 
     Raises:
-        ValueError: The confounds or ``keep`` do not fit the run; the confounds hold NaN, or are as many as the frames;
-            a frequency is not between 0 and the Nyquist frequency, ``1 / (2 * TR)``; the run is too short to be
-            filtered or not evenly spaced; it or the mask has another shape, or the mask is not boolean, is empty or
-            lies on another grid.
+        ValueError: The confounds or ``keep`` do not fit the run; the confounds hold NaN, or leave nothing of so few
+            frames; a frequency is not between 0 and the Nyquist frequency, ``1 / (2 * TR)``; the run is too short to be
+            filtered, not evenly spaced, or NaN or infinite in a voxel of the brain and a kept frame; it or the mask has
+            another shape, or the mask is not boolean, is empty or lies on another grid.
 
     References:
         Lindquist et al. 2019, doi:10.1002/hbm.24528 (the order of filter and regression).
@@ -73,17 +75,28 @@ def clean(
     refuse_uneven(bold)
     axis = time_axis(bold)
     keep = torch.ones(bold.shape[axis], dtype=torch.bool) if keep is None else checked_frames(keep, bold)
-    inside = voxels_inside(bold, mask) & voxels_that_vary(bold)
-    cleaner = _Cleaner(keep.numpy(), int(detrend), _checked_band(bold, low_pass, high_pass), confounds)
+    inside = voxels_inside(bold, mask)
+    band = _checked_band(bold, low_pass, high_pass)
+    cleaner = _Cleaner(name_of(bold), keep.numpy(), int(detrend), band, confounds)
 
     plain = bold.as_subclass(Tensor)
     shape = [int(keep.sum()) if i == axis else size for i, size in enumerate(plain.shape)]
     result = plain.new_zeros(shape, dtype=torch.promote_types(bold.dtype, torch.float32))
+    smallest = max(torch.finfo(result.dtype).eps, ROUNDING)
     for voxels in inside.nonzero().split(CHUNK):
         place = slice(None), *voxels.T
-        series = time_first(plain)[place].cpu().double().numpy()
-        mean = series[cleaner.keep].mean(axis=0)
-        time_first(result)[place] = torch.from_numpy(cleaner(series) + keep_mean * mean).to(result)
+        series = time_first(plain)[place].double().numpy(force=True)
+        kept = series[cleaner.keep]
+        if not np.isfinite(kept).all():
+            first = voxels[int(np.flatnonzero(~np.isfinite(kept).all(axis=0))[0])].tolist()
+            raise ValueError(
+                f"{name_of(bold)} has NaN or infinite values, the first at voxel {tuple(first)}: leave such voxels out "
+                "with a mask, or replace the values, as nstorm.data.load_bold does with fill_nan=0"
+            )
+        rest = cleaner(series)
+        # what rounding leaves of a voxel that trend and confounds explain would be standardised like a signal
+        rest[:, rest.std(axis=0) <= smallest * np.abs(kept).max(axis=0)] = 0
+        time_first(result)[place] = torch.from_numpy(rest + keep_mean * kept.mean(axis=0)).to(result)
     cleaned = with_meta(result, bold, **times_of_kept(bold, keep))
     return zscore_voxels(cleaned, mask) if standardize else cleaned
 
@@ -92,8 +105,22 @@ class _Cleaner:
     """The steps of :func:`clean` on series of shape ``(T, n)``; what all voxels share is computed once."""
 
     def __init__(
-        self, keep: NDArray[np.bool_], order: int, band: dict[str, float], confounds: Tensor | NDArray[Any] | None
+        self,
+        name: str,
+        keep: NDArray[np.bool_],
+        order: int,
+        band: dict[str, float],
+        confounds: Tensor | NDArray[Any] | None,
     ) -> None:
+        if order < 0:
+            raise ValueError(f"detrend is {order}, but the order of a polynomial is 0 (nothing is removed) or more")
+        values = np.empty((len(keep), 0)) if confounds is None else _checked_confounds(name, confounds, len(keep))
+        if values.shape[1] + order + 1 >= keep.sum():
+            raise ValueError(
+                f"{values.shape[1]} confounds and a trend of order {order} leave nothing of {keep.sum()} frames of "
+                f"{name}: take fewer, and clean the whole run before clips are cut"
+            )
+        self.name = name
         self.keep = keep
         self.band = band
         # nilearn misplaces frames where both ends are bad, and leaves two bad frames that mirror each other: it gets
@@ -103,15 +130,7 @@ class _Cleaner:
         self.weights = spline_weights(torch.from_numpy(keep[self.window])).numpy()
         powers = np.polynomial.legendre.legvander(np.linspace(-1, 1, len(keep)), order)
         self.trends = powers @ np.linalg.inv(np.linalg.qr(powers[keep], mode="r"))
-        self.confounds = None
-        if confounds is not None:
-            values = _checked_confounds(confounds, len(keep))
-            if values.shape[1] + order + 1 >= len(kept):
-                raise ValueError(
-                    f"{values.shape[1]} confounds and a trend of order {order} leave nothing of {len(kept)} frames: "
-                    "take fewer, and clean the whole run before clips are cut"
-                )
-            self.confounds = self._without_trends(values)
+        self.confounds = self._without_trends(values) if values.size else None
 
     def __call__(self, series: NDArray[np.float64]) -> NDArray[np.float64]:
         import nilearn.signal
@@ -129,7 +148,8 @@ class _Cleaner:
         except ValueError as error:
             if "padlen" in str(error):
                 raise ValueError(
-                    f"bold has {len(series)} frames, too few to be filtered: clean the whole run before clips are cut"
+                    f"{self.name} has {len(series)} frames, too few to be filtered: clean the whole run before clips "
+                    "are cut"
                 ) from error
             raise
         return cleaned
@@ -141,17 +161,19 @@ class _Cleaner:
         return inner
 
 
-def _checked_confounds(confounds: Tensor | NDArray[Any], num_frames: int) -> NDArray[np.float64]:
-    values = np.asarray(confounds, dtype=np.float64)
+def _checked_confounds(name: str, confounds: Tensor | NDArray[Any], num_frames: int) -> NDArray[np.float64]:
+    table = confounds.numpy(force=True) if isinstance(confounds, Tensor) else confounds
+    values = np.asarray(table, dtype=np.float64)
     if values.ndim != 2 or len(values) != num_frames:
         raise ValueError(
-            f"confounds have shape {values.shape}, but bold has {num_frames} frames: give one row for each frame, one "
-            "column for each confound"
+            f"confounds have shape {values.shape}, but {name} has {num_frames} frames: give one row for each frame, "
+            "one column for each confound"
         )
     if not np.isfinite(values).all():
         rows = np.flatnonzero(~np.isfinite(values).all(axis=1)).tolist()
         raise ValueError(
-            f"confounds have NaN or infinite values in the rows {rows}: replace them (nstorm.data.load_confounds does)"
+            f"confounds of {name} have NaN or infinite values in the rows {rows}: replace them "
+            "(nstorm.data.load_confounds does)"
         )
     return values
 

@@ -34,8 +34,8 @@ def load_confounds(path: str | PathLike[str], strategy: Strategy = "simple", **o
     """Choose confounds of a run that fMRIPrep has preprocessed, from the table beside it.
 
     This is :func:`nilearn.interfaces.fmriprep.load_confounds_strategy`; its documentation tells what each strategy
-    holds and cites. All but ``"ica_aroma"`` contain motion and slow cosines, so that :func:`nstorm.data.clean` needs no
-    ``high_pass``.
+    holds and cites. All contain slow cosines, so that :func:`nstorm.data.clean` needs no ``high_pass``; all but
+    ``"ica_aroma"``, whose images have lost it already, contain motion.
 
     Args:
         path: The image, named as by fMRIPrep (``*_desc-preproc_bold.nii.gz``; for ``"ica_aroma"``
@@ -48,8 +48,8 @@ def load_confounds(path: str | PathLike[str], strategy: Strategy = "simple", **o
 
     Raises:
         FileNotFoundError: There is no such image.
-        ValueError: There is no table or more than one, it lacks what the strategy needs, or it has another number of
-            rows than the image has frames.
+        ValueError: There is no such strategy or option; there is no table or more than one, it lacks what the strategy
+            needs, or it has another number of rows than the image has frames.
 
     Example:
         ``confounds = load_confounds("sub-01_task-rest_space-MNI152NLin6Asym_desc-preproc_bold.nii.gz", "scrubbing")``
@@ -66,8 +66,8 @@ def load_confounds(path: str | PathLike[str], strategy: Strategy = "simple", **o
     except (ValueError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
-            f"no confounds for {path} by the strategy {strategy!r} ({reason}): keep fMRIPrep's names, and its "
-            "*_desc-confounds_timeseries.tsv and .json in the folder of the image"
+            f"no confounds for {path} by the strategy {strategy!r} ({reason}): give a strategy and options that "
+            "nilearn knows, keep fMRIPrep's names, and its *_desc-confounds_timeseries.tsv and .json beside the image"
         ) from error
     if len(table) != num_frames:
         raise ValueError(

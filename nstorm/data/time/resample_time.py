@@ -7,8 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nstorm.data.files.repetition_time import LONGEST, SHORTEST
 from nstorm.data.layout import time_axis, time_first
-from nstorm.data.time.timing import keep_frames, repetition_time_of, start_time_of, with_meta
+from nstorm.data.time.timing import keep_frames, name_of, repetition_time_of, start_time_of, with_meta
 
 TOLERANCE = 1e-3
 LOBES = 16
@@ -33,10 +34,12 @@ def resample_time(bold: Tensor, tr: float) -> Tensor:
 
     Returns:
         The run in its layout with the new ``meta["tr"]``. Its ``start_time`` stays; its ``start_frame`` goes, for the
-        new frames have no number in the file. Where TR is the same already, the run that was given.
+        new frames have no number in the file. Where the new frames would be less than 1 ms from the old ones, at the
+        end of the run too, these stay as they are.
 
     Raises:
-        ValueError: The run has no repetition time or a single frame, or is shorter than the new TR.
+        ValueError: The run has no repetition time or a single frame, or is shorter than the new TR, or this lies
+            outside 0.1 to 20 s.
 
     References:
         Crochiere and Rabiner, Multirate Digital Signal Processing, 1983 (filter design by the Kaiser window).
@@ -49,19 +52,19 @@ def resample_time(bold: Tensor, tr: float) -> Tensor:
         (torch.Size([151, 40, 20, 1]), 2.0)
     """
     old_tr = repetition_time_of(bold)
-    if not (math.isfinite(tr) and tr > 0):
-        raise ValueError(f"tr is {tr} s, but it has to be a positive number of seconds")
-    if tr == old_tr:
-        return bold
+    if not SHORTEST <= tr <= LONGEST:
+        raise ValueError(f"tr is {tr} s, but it has to lie between {SHORTEST:g} and {LONGEST:g} s: give it in seconds")
     axis = time_axis(bold)
     num_frames = bold.shape[axis]
+    dtype = torch.promote_types(bold.dtype, torch.float32)
+    if num_frames * abs(tr - old_tr) < TOLERANCE:
+        return with_meta(bold.as_subclass(Tensor).to(dtype), bold, tr=float(tr))
     num_new = math.floor((num_frames * old_tr + TOLERANCE) / tr)
     if num_frames < 2 or num_new < 1:
         raise ValueError(
-            f"bold has {num_frames} frames of {old_tr:g} s, too few to be resampled to {tr:g} s: "
+            f"{name_of(bold)} has {num_frames} frames of {old_tr:g} s, too few to be resampled to {tr:g} s: "
             "resample the whole run, before clips are cut"
         )
-    dtype = torch.promote_types(bold.dtype, torch.float32)
     weights = torch.from_numpy(_weights(num_frames, tr / old_tr, num_new)).to(bold.device, dtype)
     bands = [
         (rows, used[0], used[-1] + 1)
@@ -106,13 +109,16 @@ def remove_dummy_scans(bold: Tensor, num_frames: int | None = None, *, seconds: 
         (torch.Size([117, 40, 20, 1]), 10.0)
     """
     if num_frames is None and seconds is not None:
+        if not 0 <= seconds < math.inf:
+            raise ValueError(f"seconds is {seconds}, but it has to be the length of a time, 0 or more")
         num_frames = math.ceil((seconds - TOLERANCE) / repetition_time_of(bold))
     elif num_frames is None or seconds is not None:
         raise ValueError(f"num_frames is {num_frames} and seconds is {seconds}: give one of the two")
     available = bold.shape[time_axis(bold)]
     if not 0 <= num_frames < available:
         raise ValueError(
-            f"{num_frames} frames cannot be removed from a run of {available}: remove 0 to {available - 1}"
+            f"{num_frames} frames cannot be removed from {name_of(bold, 'a run')} of {available}: remove 0 to "
+            f"{available - 1}"
         )
     return keep_frames(bold, torch.arange(available) >= num_frames)
 
@@ -123,8 +129,11 @@ def _weights(num_frames: int, step: float, num_new: int) -> NDArray[np.float64]:
     # Kaiser's formula for the width of the band in which the filter falls
     transition = (ATTENUATION - 7.95) / (14.36 * 2 * half)
     cutoff = 0.5 if step < 1 else 0.5 / step - transition / 2
+    # of each new frame only the old ones around it, which may lie beyond the ends
     reach = math.ceil(half) + 1
-    distances = np.arange(-reach, num_frames + reach) - step * np.arange(num_new)[:, None]
+    times = step * np.arange(num_new)[:, None]
+    frames = np.floor(times).astype(np.intp) + np.arange(1 - reach, reach + 1)
+    distances = frames - times
     window = np.i0(0.1102 * (ATTENUATION - 8.7) * np.sqrt(np.clip(1 - (distances / half) ** 2, 0, None)))
     window[np.abs(distances) > half] = 0
     weights = 2 * cutoff * np.sinc(2 * cutoff * distances) * window / window.max()
@@ -137,5 +146,8 @@ def _weights(num_frames: int, step: float, num_new: int) -> NDArray[np.float64]:
     tilt = (slope * moments[0] - missing * moments[1]) / determinant
     weights += window * (level[:, None] + tilt[:, None] * distances)
 
+    extended = np.zeros((num_new, num_frames + 2 * reach))
+    np.put_along_axis(extended, frames + reach, weights, axis=1)
     reflected = np.pad(np.eye(num_frames), ((reach, reach), (0, 0)), mode="reflect", reflect_type="odd")
-    return weights @ reflected
+    before, inner, after = np.split(extended, [reach, -reach], axis=1)
+    return inner + before @ reflected[:reach] + after @ reflected[-reach:]

@@ -1,10 +1,11 @@
 """Frames spoilt by motion: how to find them, and what to put in their place."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nstorm.data.layout import time_first
@@ -12,7 +13,7 @@ from nstorm.data.normalize import voxels_inside
 from nstorm.data.time.timing import checked_frames, keep_frames, refuse_uneven, with_meta
 
 
-def framewise_displacement(motion: Tensor, *, radius: float = 50.0) -> Float[Tensor, " t"]:
+def framewise_displacement(motion: Tensor | NDArray[Any], *, radius: float = 50.0) -> Float[Tensor, " t"]:
     """Measure how far the head moved from each frame to the next, in mm.
 
     The sum of the absolute changes of the three translations and of the three rotations, these as the arc on a sphere
@@ -20,8 +21,9 @@ def framewise_displacement(motion: Tensor, *, radius: float = 50.0) -> Float[Ten
 
     Args:
         motion: Shape ``(T, 6)``: three translations in mm, then three rotations in radians, as fMRIPrep
-            (``trans_x`` ... ``rot_z``) and SPM order them. FSL's ``.par`` has the rotations first:
-            ``motion[:, [3, 4, 5, 0, 1, 2]]``.
+            (``trans_x`` ... ``rot_z``) and SPM (``rp_*.txt``) have them. FSL's ``.par`` has the rotations first:
+            ``motion[:, [3, 4, 5, 0, 1, 2]]``. HCP's ``Movement_Regressors.txt`` has them in degrees, and then six
+            derivatives: ``np.hstack([motion[:, :3], np.deg2rad(motion[:, 3:6])])``.
         radius: Of the sphere, in mm.
 
     Raises:
@@ -38,12 +40,14 @@ def framewise_displacement(motion: Tensor, *, radius: float = 50.0) -> Float[Ten
         >>> framewise_displacement(motion)
         tensor([0.0000, 0.2000, 0.5000])
     """
+    motion = torch.as_tensor(motion)
+    motion = motion.as_subclass(Tensor).to(torch.promote_types(motion.dtype, torch.float32))
     if motion.ndim != 2 or motion.shape[1] != 6 or not motion.isfinite().all():
         raise ValueError(
             f"motion has shape {tuple(motion.shape)}, but it has to be (T, 6), three translations in mm and three "
             "rotations in radians for every frame, all finite"
         )
-    arcs = motion.as_subclass(Tensor) * motion.new_tensor([1.0, 1.0, 1.0, radius, radius, radius])
+    arcs = motion * motion.new_tensor([1.0, 1.0, 1.0, radius, radius, radius])
     moved = arcs.diff(dim=0).abs().sum(dim=1)
     return torch.cat([moved.new_zeros(1), moved])
 

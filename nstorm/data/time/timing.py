@@ -9,6 +9,11 @@ from torch import Tensor
 from nstorm.data.layout import time_axis
 
 
+def name_of(image: Tensor, default: str = "bold") -> str:
+    """Name an image in a message: by the file that it was read from, where it knows it."""
+    return str(getattr(image, "meta", {}).get("filename_or_obj", default))
+
+
 def repetition_time_of(bold: Tensor) -> float:
     """Give the repetition time of a run in seconds.
 
@@ -25,7 +30,7 @@ def repetition_time_of(bold: Tensor) -> float:
     meta = getattr(bold, "meta", {})
     if "tr" not in meta:
         raise ValueError(
-            "bold has no repetition time: read it with nstorm.data.load_bold, "
+            f"{name_of(bold)} has no repetition time: read it with nstorm.data.load_bold, "
             "or make it a MetaTensor with meta['tr'] in seconds"
         )
     return float(meta["tr"])
@@ -39,8 +44,8 @@ def refuse_uneven(bold: Tensor) -> None:
     """
     if "frame_times" in getattr(bold, "meta", {}):
         raise ValueError(
-            "bold has lost frames and those left are not evenly spaced, which this step needs: take this step first, "
-            "or scrub with mode='interpolate'"
+            f"{name_of(bold)} has lost frames and those left are not evenly spaced, which this step needs: take this "
+            "step first, or scrub with mode='interpolate'"
         )
 
 
@@ -106,9 +111,12 @@ def checked_frames(keep: Tensor, bold: Tensor) -> Tensor:
     num_frames = bold.shape[time_axis(bold)]
     if keep.dtype != torch.bool or keep.shape != (num_frames,):
         raise ValueError(
-            f"keep has dtype {keep.dtype} and shape {tuple(keep.shape)}, but it has to be boolean with one value for "
-            f"each of the {num_frames} frames, True for those that stay"
+            f"keep has dtype {keep.dtype} and shape {tuple(keep.shape)}, but it has to be a boolean tensor with one "
+            f"value for each of the {num_frames} frames of {name_of(bold)}: True for those that stay"
         )
     if not keep.any():
-        raise ValueError(f"keep leaves none of the {num_frames} frames: loosen the threshold, or leave the run out")
+        raise ValueError(
+            f"keep leaves none of the {num_frames} frames of {name_of(bold)}: loosen the threshold, or leave "
+            "the run out"
+        )
     return keep.as_subclass(Tensor).cpu()

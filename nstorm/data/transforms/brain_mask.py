@@ -75,8 +75,15 @@ class OnKeysWithMask(OnKeysInMask):
         mask_key: Key of a boolean mask ``(1, H, W, D)`` or ``(H, W, D)``.
     """
 
-    def __init__(self, keys: KeysCollection, *args: Any, mask_key: Hashable = "mask", **kwargs: Any) -> None:
-        super().__init__(keys, *args, mask_key=mask_key, **kwargs)
+    def __init__(
+        self,
+        keys: KeysCollection,
+        *args: Any,
+        mask_key: Hashable = "mask",
+        allow_missing_keys: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(keys, *args, mask_key=mask_key, allow_missing_keys=allow_missing_keys, **kwargs)
 
 
 class ApplyMaskd(OnKeysWithMask):
@@ -102,8 +109,10 @@ class BrainMaskd(OnKeys):
 
     array_class = BrainMask
 
-    def __init__(self, keys: KeysCollection, *, mask_key: Hashable = "mask", **kwargs: Any) -> None:
-        super().__init__(keys, **kwargs)
+    def __init__(
+        self, keys: KeysCollection, *, mask_key: Hashable = "mask", allow_missing_keys: bool = False, **kwargs: Any
+    ) -> None:
+        super().__init__(keys, allow_missing_keys=allow_missing_keys, **kwargs)
         if len(self.keys) != 1:
             raise ValueError(f"keys is {self.keys}, but one mask is made of one run: use one BrainMaskd for each")
         self.mask_key = mask_key

@@ -11,7 +11,12 @@ FRAME_META = ("motion", "spikes", "dropped")
 
 
 def as_float(img: Tensor) -> Tensor:
-    """View an image as a plain tensor of float32, or float64 where it is; other types are copied."""
+    """View an image as a plain tensor of float32, or float64 where it is; other types are copied.
+
+    Raises:
+        ValueError: The image has neither layout.
+    """
+    time_axis(img)
     return img.as_subclass(Tensor).to(torch.promote_types(img.dtype, torch.float32))
 
 

@@ -1,7 +1,5 @@
 """Normalisation of intensities, as transforms."""
 
-from typing import Literal
-
 from torch import Tensor
 
 from nstorm.data.normalize import percent_signal_change, zscore_global, zscore_voxels
@@ -47,7 +45,7 @@ class GlobalZScore(BOLDTransform):
         torch.Size([1, 4, 5, 6, 20])
     """
 
-    def __init__(self, *, robust: bool = False, outside: float | Literal["min"] = 0.0) -> None:
+    def __init__(self, *, robust: bool = False, outside: float | str = 0.0) -> None:
         self.robust = robust
         self.outside = outside
 

@@ -12,7 +12,7 @@ from monai.transforms.transform import Transform
 from torch import Tensor
 
 from nstorm.data.files.masks import load_mask
-from nstorm.data.files.reader import BOLDFile
+from nstorm.data.files.reader import load_bold
 from nstorm.data.files.sidecar import stem
 from nstorm.data.files.writer import save_bold
 from nstorm.data.transforms.base import OnKeys
@@ -46,9 +46,8 @@ class LoadBOLD(Transform):
         self, path: str | PathLike[str], frames: Sequence[int] | None = None, tr: float | None = None
     ) -> MetaTensor:
         """Read the frames ``(start, stop)``, by default all; ``tr`` counts where the transform was given none."""
-        run = BOLDFile(path, tr=self.tr if self.tr is not None else tr)
-        start, stop = (0, run.num_frames) if frames is None else frames
-        return run.read(start, stop, dtype=self.dtype, fill_nan=self.fill_nan)
+        tr = self.tr if self.tr is not None else tr
+        return load_bold(path, tr=tr, frames=frames, dtype=self.dtype, fill_nan=self.fill_nan)
 
 
 class SaveBOLD(Transform):
@@ -61,12 +60,16 @@ class SaveBOLD(Transform):
         output_dir: The folder; it is made.
         output_postfix: Put behind the name, after an underscore.
         output_ext: ``".nii.gz"`` or ``".nii"``.
+        data_root_dir: The folder below which the folders of the files are kept, for studies such as HCP's whose files
+            have the same name in the folder of every subject. By default all are written into one folder.
         dtype: The type to store. By default that of the image.
         sidecar: Whether to write the repetition time also to a BIDS sidecar.
         overwrite: Whether to replace files that are there.
 
     Raises:
-        ValueError: The image has no ``meta["filename_or_obj"]``, or that is the very file to be written.
+        FileExistsError: There is such a file, and it is not to be overwritten.
+        ValueError: The image has no ``meta["filename_or_obj"]``, or that is the very file to be written, or does not
+            lie in ``data_root_dir``.
 
     Example:
         >>> import tempfile
@@ -84,12 +87,14 @@ class SaveBOLD(Transform):
         output_postfix: str = "",
         *,
         output_ext: str = ".nii.gz",
+        data_root_dir: str | PathLike[str] | None = None,
         dtype: torch.dtype | None = None,
         sidecar: bool = False,
         overwrite: bool = False,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.ending = (f"_{output_postfix}" if output_postfix else "") + output_ext
+        self.data_root_dir = data_root_dir
         self.dtype = dtype
         self.sidecar = sidecar
         self.overwrite = overwrite
@@ -101,7 +106,12 @@ class SaveBOLD(Transform):
                 "the image has no meta['filename_or_obj'] to be named after: write it with nstorm.data.save_bold"
             )
         source = Path(img.meta["filename_or_obj"])
-        path = self.output_dir / f"{stem(source)}{self.ending}"
+        folder = self.output_dir
+        if self.data_root_dir is not None:
+            if not source.is_relative_to(self.data_root_dir):
+                raise ValueError(f"{source} does not lie in data_root_dir {self.data_root_dir}: name a folder above it")
+            folder /= source.parent.relative_to(self.data_root_dir)
+        path = folder / f"{stem(source)}{self.ending}"
         if path.exists() and source.exists() and path.samefile(source):
             raise ValueError(f"{path} is the file the image was read from: give another output_dir, or output_postfix")
         save_bold(path, img, dtype=self.dtype, sidecar=self.sidecar, overwrite=self.overwrite)

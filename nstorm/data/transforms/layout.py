@@ -5,6 +5,7 @@ from monai.transforms.inverse import InvertibleTransform
 from torch import Tensor
 
 from nstorm.data.layout import time_first, time_last
+from nstorm.data.time.timing import with_meta
 from nstorm.data.transforms.base import BOLDTransform, InvertibleOnKeys
 
 
@@ -26,8 +27,7 @@ class TimeToLast(BOLDTransform, InvertibleTransform):
 
     def __call__(self, img: Tensor) -> Tensor:
         """Move time to the last axis."""
-        # a view of its own, whose trace is not the given image's
-        moved = time_last(img)[:].contiguous()
+        moved = with_meta(time_last(img.as_subclass(Tensor)).contiguous(), img)
         if isinstance(moved, MetaTensor):
             self.push_transform(moved, orig_size=tuple(img.shape), extra_info={"time_was_first": img.ndim == 4})
         return moved
@@ -55,7 +55,7 @@ class TimeToFirst(BOLDTransform, InvertibleTransform):
 
     def __call__(self, img: Tensor) -> Tensor:
         """Move time to the first axis."""
-        moved = time_first(img)[:].contiguous()
+        moved = with_meta(time_first(img.as_subclass(Tensor)).contiguous(), img)
         if isinstance(moved, MetaTensor):
             self.push_transform(moved, orig_size=tuple(img.shape), extra_info={"time_was_first": img.ndim == 4})
         return moved

@@ -11,7 +11,7 @@ from monai.transforms.transform import MapTransform, Transform
 # fresh values for each; or that do not look at values.
 _VALUE_BY_VALUE = frozenset(
     """
-    AdjustContrast ClipIntensityPercentiles HistogramNormalize MaskIntensity NormalizeIntensity RandAdjustContrast
+    AdjustContrast ClipIntensityPercentiles HistogramNormalize NormalizeIntensity RandAdjustContrast
     RandGaussianNoise RandHistogramShift RandRicianNoise RandScaleIntensity RandScaleIntensityFixedMean
     RandShiftIntensity RandStdShiftIntensity ScaleIntensity ScaleIntensityFixedMean ScaleIntensityRange
     ScaleIntensityRangePercentiles ShiftIntensity StdShiftIntensity ThresholdIntensity

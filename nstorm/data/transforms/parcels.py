@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from monai.data.meta_tensor import MetaTensor
 from torch import Tensor
 
 from nstorm.data.parcels.atlas import Atlas
@@ -10,6 +9,7 @@ from nstorm.data.parcels.atlas_space import resample_atlas
 from nstorm.data.parcels.connectivity import connectivity
 from nstorm.data.parcels.series import parcel_time_series
 from nstorm.data.space.grid import same_grid
+from nstorm.data.time.timing import with_meta
 from nstorm.data.transforms.base import BOLDTransform, OnKeys, OnKeysInMask
 
 
@@ -45,9 +45,10 @@ class ParcelTimeSeries(BOLDTransform):
     def __call__(self, img: Tensor, mask: Tensor | None = None) -> Tensor:
         """Compute the signals inside a mask."""
         # most images that follow each other share a grid
-        if not same_grid(self._placed.image, img):
-            self._placed = resample_atlas(self.atlas, img)
-        parcels = parcel_time_series(img, self._placed, mask=mask, strategy=self.strategy, missing=self.missing)
+        placed = self._placed
+        if not same_grid(placed.image, img):
+            self._placed = placed = resample_atlas(self.atlas, img)
+        parcels = parcel_time_series(img, placed, mask=mask, strategy=self.strategy, missing=self.missing)
         return parcels.series.T.contiguous()
 
 
@@ -81,10 +82,10 @@ class Connectivity(BOLDTransform):
 
     def __call__(self, img: Tensor) -> Tensor:
         """Compute the connectivity of signals."""
-        found = connectivity(img.T, self.kind, estimator=self.estimator, vectorize=self.vectorize)
+        found = connectivity(img.transpose(0, -1), self.kind, estimator=self.estimator, vectorize=self.vectorize)
         if not self.vectorize:
             found = found[None]
-        return MetaTensor(found, meta=dict(img.meta)) if isinstance(img, MetaTensor) else found
+        return with_meta(found, img)
 
 
 class ParcelTimeSeriesd(OnKeysInMask):

@@ -104,10 +104,10 @@ class RandBOLDAffine(RandBOLDTransform):
 
     def apply(self, img: Tensor, *, mode: Mode | None = None) -> Tensor:
         """Transform an image with the matrix drawn last."""
+        frames = time_first(img.as_subclass(Tensor)).movedim(0, -1)
         affine = grid_of(img).affine.numpy() if isinstance(img, MetaTensor) else np.eye(4)
         to_mm = centred(affine, img)
         voxel_matrix = np.linalg.inv(to_mm) @ self.matrix @ to_mm
-        frames = time_first(img.as_subclass(Tensor)).movedim(0, -1)
         moved = sample_volume(
             frames,
             self.places(img, voxel_matrix),

@@ -7,7 +7,7 @@ from nstorm.data.layout import time_axis
 from nstorm.data.time.timing import with_meta
 from nstorm.data.transforms.base import RandBOLDTransform, RandOnKeys
 from nstorm.data.transforms.frames import as_float
-from nstorm.data.transforms.ranges import checked_range
+from nstorm.data.transforms.ranges import checked_range, checked_spacing
 from nstorm.data.transforms.smooth_field import bspline_field, control_points
 
 
@@ -21,13 +21,13 @@ class RandDrift(RandBOLDTransform):
         prob: Probability that the transform is applied.
         amplitude_range: Bounds, in percent of a voxel's mean, of a number that is drawn for each image and that no
             drift exceeds.
-        order: Number of cosines; the fastest has ``order`` half periods in the run.
+        order: Number of cosines; the fastest has ``order`` half periods in the run. A run of fewer frames has fewer.
         spacing: Smoothness in space, in mm: drifts are drawn at control points so far apart and joined by a cubic
             B-spline. By default the whole volume drifts alike.
 
     Raises:
-        ValueError: ``amplitude_range`` is none, ``order`` is below 1, or there is a ``spacing`` and the image is a
-            plain tensor.
+        ValueError: ``amplitude_range`` is none, ``order`` is below 1, ``spacing`` is not above 0, or there is one and
+            the image is a plain tensor.
 
     Example:
         >>> import torch
@@ -50,7 +50,7 @@ class RandDrift(RandBOLDTransform):
         if order < 1:
             raise ValueError(f"order is {order}, but a drift has 1 cosine or more")
         self.order = order
-        self.spacing = spacing
+        self.spacing = None if spacing is None else checked_spacing(spacing)
 
     def draw(self, img: Tensor) -> None:
         """Draw the amplitudes of the cosines."""
@@ -67,13 +67,15 @@ class RandDrift(RandBOLDTransform):
         else:
             amplitudes = bspline_field(self.amplitudes, img, self.spacing).to(values)
         frames = values.shape[axis]
-        phase = torch.arange(1, self.order + 1)[:, None] * (torch.arange(frames).double() + 0.5) * (torch.pi / frames)
-        mean = values.mean(axis)
-        # (H, W, D, order), or (order) where the volume drifts alike
-        scaled = mean.view(*img.shape[1:4], 1) * amplitudes
-        cosines = phase.cos().to(values)
-        drift = torch.einsum("hwdk,kt->thwd", scaled, cosines) if axis == 0 else (scaled @ cosines)[None]
-        return with_meta(drift.add_(values), img)
+        half_periods = torch.arange(1, self.order + 1)[:, None]
+        phase = half_periods * (torch.arange(frames).double() + 0.5) * (torch.pi / frames)
+        # faster ones are aliases of slower ones, or constant
+        cosines = (phase.cos() * (half_periods < frames)).to(values)
+        # amplitudes are (H, W, D, order), or (order) where the volume drifts alike
+        scaled = values.mean(axis)[..., None] * amplitudes
+        drift = torch.einsum("hwdk,kt->thwd", scaled, cosines) if axis == 0 else scaled @ cosines
+        # older versions of PyTorch give the sum another order of axes in memory
+        return with_meta(drift.contiguous().add_(values), img)
 
 
 class RandDriftd(RandOnKeys):

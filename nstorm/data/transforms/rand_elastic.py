@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nstorm.data.space.grid import grid_of
 from nstorm.data.transforms.rand_affine import Mode, RandBOLDAffine, RandOnKeysWithMode
-from nstorm.data.transforms.ranges import AxisRange, checked_range
+from nstorm.data.transforms.ranges import AxisRange, checked_range, checked_spacing
 from nstorm.data.transforms.smooth_field import bspline_field, control_points
 
 # Below this share of their spacing, control points cannot fold space (Choi and Lee 2000, doi:10.1006/gmod.2000.0531).
@@ -36,8 +36,8 @@ class RandBOLDElastic(RandBOLDAffine):
         padding_mode: What lies outside the volume.
 
     Raises:
-        ValueError: A range is none, ``magnitude_range`` reaches so far that space would fold, or the image is a
-            plain tensor.
+        ValueError: A range is none, ``spacing`` is not above 0, ``magnitude_range`` reaches so far that space would
+            fold, or the image is a plain tensor.
 
     References:
         Rueckert et al. 1999, doi:10.1109/42.796284 (deformations by B-splines).
@@ -73,12 +73,12 @@ class RandBOLDElastic(RandBOLDAffine):
             padding_mode=padding_mode,
         )
         self.magnitude_range = checked_range("magnitude_range", magnitude_range, at_least=0.0)
+        self.spacing = checked_spacing(spacing)
         if magnitude_range[1] > _LARGEST_SHARE * spacing:
             raise ValueError(
                 f"magnitude_range reaches {magnitude_range[1]:g} mm, but above {_LARGEST_SHARE * spacing:g} mm space "
                 f"can fold where control points are {spacing:g} mm apart: lower it, or raise spacing"
             )
-        self.spacing = spacing
 
     def draw(self, img: Tensor) -> None:
         """Draw the matrix and the displacements at the control points."""

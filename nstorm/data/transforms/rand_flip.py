@@ -5,6 +5,7 @@ import torch
 from nibabel.orientations import io_orientation
 from torch import Tensor
 
+from nstorm.data.layout import time_axis
 from nstorm.data.space.grid import grid_of
 from nstorm.data.time.timing import with_meta
 from nstorm.data.transforms.base import RandBOLDTransform, RandOnKeys
@@ -23,7 +24,7 @@ class RandFlipLR(RandBOLDTransform):
         prob: Probability that the image is mirrored.
 
     Raises:
-        ValueError: The image is a plain tensor, whose left and right nobody knows.
+        ValueError: The image is a plain tensor, whose left and right nobody knows, or has neither layout.
 
     Example:
         >>> import torch
@@ -42,6 +43,7 @@ class RandFlipLR(RandBOLDTransform):
 
     def apply(self, img: Tensor) -> Tensor:
         """Mirror an image."""
+        time_axis(img)
         affine = grid_of(img).affine.numpy()
         axis = int(np.flatnonzero(io_orientation(affine)[:, 0] == 0)[0])
         mirror = np.eye(4)

@@ -13,6 +13,9 @@ from nstorm.data.transforms.base import OnKeysInMask, RandBOLDTransform, RandOnK
 from nstorm.data.transforms.frames import as_float, in_mask, over_space
 from nstorm.data.transforms.ranges import checked_range
 
+# Values that are smoothed at a time: few enough to stay near the processor while the kernel passes over them.
+_SLAB = 1 << 18
+
 
 class RandBOLDNoise(RandBOLDTransform):
     """Add Gaussian noise, fresh for every voxel of every frame.
@@ -46,7 +49,7 @@ class RandBOLDNoise(RandBOLDTransform):
         """Add the noise drawn last, in the mask if there is one."""
         values = as_float(img)
         generator = torch.Generator(values.device).manual_seed(self.seed)
-        noise = torch.randn(values.shape, generator=generator, dtype=values.dtype, device=values.device).mul_(self.std)
+        noise = values.new_empty(values.shape).normal_(std=self.std, generator=generator)
         if mask is not None:
             noise.mul_(in_mask(mask, img))
         return with_meta(noise.add_(values), img)
@@ -86,23 +89,25 @@ class RandBOLDSmooth(RandBOLDTransform):
         sigmas = [self.fwhm / math.sqrt(8 * math.log(2)) / size for size in grid_of(img).spacing]
         everywhere = torch.ones(img.shape[1:4], dtype=torch.bool, device=img.device)
         inside = over_space(everywhere, img) if mask is None else in_mask(mask, img)
-        smooth, weight = values if mask is None else values * inside, inside.to(values)
+        smooth, weight = torch.where(inside, values, 0).contiguous(), inside.to(values).contiguous()
         for axis, sigma in enumerate(sigmas, start=1):
-            smooth, weight = (_smooth_axis(x, axis, sigma) for x in (smooth, weight))
+            _smooth_axis_(smooth, axis, sigma)
+            _smooth_axis_(weight, axis, sigma)
         smooth.div_(weight)
         return with_meta(smooth if mask is None else smooth.where(inside, values), img)
 
 
-def _smooth_axis(values: Tensor, axis: int, sigma: float) -> Tensor:
-    """Convolve along an axis with a Gaussian cut at four standard deviations, zero outside."""
-    reach = math.ceil(4 * sigma)
+def _smooth_axis_(values: Tensor, axis: int, sigma: float) -> None:
+    """Convolve along an axis, in place, with a Gaussian of height 1 cut at four standard deviations; zero outside."""
     size = values.shape[axis]
-    result = values.clone(memory_format=torch.contiguous_format)
-    for step in range(1, min(reach, size - 1) + 1):
-        weight = math.exp(-0.5 * (step / sigma) ** 2)
-        result.narrow(axis, step, size - step).add_(values.narrow(axis, 0, size - step), alpha=weight)
-        result.narrow(axis, 0, size - step).add_(values.narrow(axis, step, size - step), alpha=weight)
-    return result
+    across = 2 if axis == 1 else 1
+    steps = range(1, min(math.ceil(4 * sigma), size - 1) + 1)
+    for slab in values.split(max(1, _SLAB * values.shape[across] // values.numel()), dim=across):
+        given = slab.clone()
+        for step in steps:
+            weight = math.exp(-0.5 * (step / sigma) ** 2)
+            slab.narrow(axis, step, size - step).add_(given.narrow(axis, 0, size - step), alpha=weight)
+            slab.narrow(axis, 0, size - step).add_(given.narrow(axis, step, size - step), alpha=weight)
 
 
 class RandBOLDBiasField(RandBOLDTransform):

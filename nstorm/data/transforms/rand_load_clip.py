@@ -67,7 +67,7 @@ class RandLoadClip(LoadBOLD, Randomizable):
         """Draw a clip, within ``(start, stop)`` if given, unless told to use the last draw again, and read it."""
         run = BOLDFile(path, tr=self.tr if self.tr is not None else tr)
         if randomize:
-            first, last = (0, run.num_frames) if frames is None else frames
+            first, last = (0, run.num_frames) if frames is None else run.checked_frames(frames)
             if last - first < self.num_frames:
                 raise ValueError(
                     f"{path} has {last - first} frames to choose from, fewer than num_frames={self.num_frames}: "
@@ -80,7 +80,8 @@ class RandLoadClip(LoadBOLD, Randomizable):
 class RandLoadClipd(LoadBOLDd, RandOnKeys):
     """Dictionary form of :class:`RandLoadClip`: one draw for all keys, whose files have the same frames.
 
-    The item gains the frames that were read; where it names frames already, the clip lies within them.
+    The item gains what clip items say: the ``frames`` that were read, ``start_frame``, ``start_time`` and ``tr``. Where
+    it names frames already, the clip lies within them.
 
     Args:
         keys: Keys of the paths; the clips take their place.
@@ -107,5 +108,7 @@ class RandLoadClipd(LoadBOLDd, RandOnKeys):
             d[key] = self.transform(d[key], randomize=not drawn, **self.arguments(data, key))
             drawn = True
         if drawn:
-            d[self.frames_key] = self.transform.frames
+            meta = d[key].meta
+            d |= {name: meta[name] for name in ("start_frame", "start_time")}
+            d |= {self.tr_key: meta["tr"], self.frames_key: self.transform.frames}
         return d

@@ -1,6 +1,8 @@
 """Transforms of space, by affine: every place of the brain keeps its position in mm."""
 
 from collections.abc import Sequence
+from os import PathLike
+from typing import TYPE_CHECKING
 
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms.inverse import InvertibleTransform
@@ -9,9 +11,12 @@ from torch import Tensor
 from nstorm.data.space.crop_or_pad import around, centred, window
 from nstorm.data.space.grid import Grid, grid_of
 from nstorm.data.space.orientation import orientation_towards, rearrange, reverse
-from nstorm.data.space.resample_space import resample_space
+from nstorm.data.space.resample_space import grid_or_spacing, resample_space
 from nstorm.data.transforms.base import BOLDTransform, InvertibleOnKeys, OnKeysInMask
 from nstorm.data.transforms.brain_mask import OnKeysWithMask
+
+if TYPE_CHECKING:
+    from nibabel.spatialimages import SpatialImage
 
 
 class Reorient(BOLDTransform, InvertibleTransform):
@@ -53,7 +58,7 @@ class ResampleSpace(BOLDTransform, InvertibleTransform):
     the target is ``padding``.
 
     Args:
-        target: A :class:`nstorm.data.Grid`, or a voxel size in mm, one or three numbers.
+        target: A :class:`nstorm.data.Grid`, another image or its path, or a voxel size in mm, one or three numbers.
         mode: ``"bilinear"`` or ``"nearest"``. By default nearest for integers and booleans, so that masks go along.
         antialias: Whether to smooth before larger voxels.
         padding: Value outside the field of view, or ``"border"``.
@@ -68,13 +73,14 @@ class ResampleSpace(BOLDTransform, InvertibleTransform):
 
     def __init__(
         self,
-        target: Grid | float | Sequence[float],
+        target: "Grid | Tensor | SpatialImage | str | PathLike[str] | float | Sequence[float]",
         *,
         mode: str | None = None,
         antialias: bool = True,
         padding: float | str = 0.0,
     ) -> None:
-        self.target = target
+        # not a whole image, which workers would get a copy of
+        self.target = grid_or_spacing(target)
         self.mode = mode
         self.antialias = antialias
         self.padding = padding

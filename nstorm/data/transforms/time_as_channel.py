@@ -53,17 +53,18 @@ class TimeAsChannel(RandomlyInside, InvertibleTransform, BOLDTransform):
     that treat channels one by one treat frames one by one: ``NormalizeIntensity(channel_wise=True)`` would take the
     global signal away.
 
-    TorchIO gets the affine, so that its millimetres are true; put each of its transforms into a TimeAsChannel of its
-    own, rather than a Compose of them.
+    TorchIO gets the affine, so that its millimetres are true. For that, each of its transforms needs a TimeAsChannel of
+    its own.
 
     The inverse runs the inner transform's, if it has one.
 
     Args:
-        transform: An array transform, such as ``monai.transforms.RandBiasField()`` or
+        transform: An array transform, such as ``monai.transforms.RandBiasField()``, ``torchio.RandomMotion()`` or
             ``monai.transforms.RandTorchIO("RandomMotion")``.
 
     Raises:
-        ValueError: The image has neither layout, or more than one channel.
+        ValueError: The transform is a MONAI Compose with one of TorchIO's, or the image has neither layout or more than
+            one channel.
 
     Example:
         >>> import torch
@@ -75,12 +76,13 @@ class TimeAsChannel(RandomlyInside, InvertibleTransform, BOLDTransform):
 
     def __init__(self, transform: Callable[..., Any]) -> None:
         super().__init__()
+        _refuse_torchio_inside(transform)
         self.transform = transform
 
     def __call__(self, img: Tensor) -> Tensor:
         """Transform a clip, which stays as it is, and give back its layout."""
         frames = _to_channels(img)
-        if isinstance(self.transform, RandTorchIO | TorchIO) and isinstance(frames, MetaTensor):
+        if _is_torchio(self.transform) and isinstance(frames, MetaTensor):
             return _back(_from_torchio(self.call_inside(_for_torchio(frames)), frames), img)
         result = self.call_inside(frames)
         return _back(result if isinstance(result, MetaTensor) else with_meta(result, frames), img)
@@ -97,11 +99,12 @@ class TimeAsChanneld(RandomlyInside, MapTransform, InvertibleTransform):
 
     Args:
         keys: Keys of the clips. Masks ``(1, H, W, D)`` may be among them; they have the right layout already.
-        transform: A dictionary transform, which has keys of its own.
+        transform: A dictionary transform, which has keys of its own, or one of TorchIO's, which is given these keys.
         allow_missing_keys: Whether to pass over keys that an item lacks.
 
     Raises:
         KeyError: An item lacks a key.
+        ValueError: As for :class:`TimeAsChannel`.
 
     Example:
         >>> import torch
@@ -115,6 +118,7 @@ class TimeAsChanneld(RandomlyInside, MapTransform, InvertibleTransform):
 
     def __init__(self, keys: KeysCollection, transform: Callable[..., Any], allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys)
+        _refuse_torchio_inside(transform)
         self.transform = transform
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -122,10 +126,10 @@ class TimeAsChanneld(RandomlyInside, MapTransform, InvertibleTransform):
         d = dict(data)
         frames = {key: _to_channels(d[key]) for key in self.key_iterator(d)}
         d.update(frames)
-        if isinstance(self.transform, RandTorchIOd | TorchIOd):
+        if _is_torchio(self.transform):
             import torchio
 
-            inside = self.transform.keys
+            inside = self.transform.keys if isinstance(self.transform, RandTorchIOd | TorchIOd) else tuple(frames)
             images = {str(key): _for_torchio(d[key]) for key in inside}
             results = self.call_inside(torchio.Subject(images))
             d.update({key: _from_torchio(results[str(key)], d[key]) for key in inside})
@@ -150,6 +154,22 @@ def _draws_globally(transform: object) -> bool:
     return isinstance(transform, RandomizableTrait) or not isinstance(transform, Transform)
 
 
+def _is_torchio(transform: object) -> bool:
+    if isinstance(transform, RandTorchIO | TorchIO | RandTorchIOd | TorchIOd):
+        return True
+    return any(kind.__module__.startswith("torchio.") for kind in type(transform).__mro__)
+
+
+def _refuse_torchio_inside(transform: object) -> None:
+    for inner in transform.transforms if isinstance(transform, Compose) else ():
+        if _is_torchio(inner):
+            raise ValueError(
+                f"{type(transform).__name__} holds {type(inner).__name__}, which would not get the affine there: "
+                "put it into a TimeAsChannel (or TimeAsChanneld) of its own, and that into the Compose"
+            )
+        _refuse_torchio_inside(inner)
+
+
 def _to_channels(img: Tensor) -> Tensor:
     # a copy, so that neither values nor meta of what was given can change
     return time_first(img).clone(memory_format=torch.contiguous_format)
@@ -164,8 +184,9 @@ def _for_torchio(img: Tensor) -> Any:
 
     kind = torchio.ScalarImage if img.is_floating_point() else torchio.LabelMap
     affine = grid_of(img).affine.numpy() if isinstance(img, MetaTensor) else None
-    return kind(tensor=img.as_subclass(Tensor), affine=affine)
+    # it computes on the processor
+    return kind(tensor=img.as_subclass(Tensor).cpu(), affine=affine)
 
 
 def _from_torchio(result: Any, img: Tensor) -> Tensor:
-    return with_meta(result.data.to(img.dtype), img, affine=torch.from_numpy(result.affine.copy()))
+    return with_meta(result.data.to(img.device, img.dtype), img, affine=torch.from_numpy(result.affine.copy()))

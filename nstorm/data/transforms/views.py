@@ -38,7 +38,7 @@ class Views(RandomlyInside):
 
     def __call__(self, img: Tensor) -> list[Tensor]:
         """Draw the views; the clip stays as it is."""
-        return [self.call_inside(deepcopy(img)) for _ in range(self.num_views)]
+        return [self.call_inside(_copied(img)) for _ in range(self.num_views)]
 
 
 class Viewsd(RandomlyInside, MapTransform):
@@ -81,9 +81,14 @@ class Viewsd(RandomlyInside, MapTransform):
         d = dict(data)
         keys = list(self.key_iterator(d))
         for number in range(self.num_views):
-            view = self.call_inside(deepcopy(dict(data)))
+            view = self.call_inside({key: _copied(value) for key, value in data.items()})
             d.update({f"{key}_{number}": view[key] for key in keys})
         return d
+
+
+def _copied(value: Any) -> Any:
+    # deepcopy would copy the whole run that a clip is a view of
+    return value.clone() if isinstance(value, Tensor) else deepcopy(value)
 
 
 def _checked(num_views: int) -> int:

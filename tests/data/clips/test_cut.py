@@ -18,6 +18,7 @@ from nstorm.data import haxby_runs, load_bold
 from nstorm.data.clips.cut import random_clips, strided_clips
 from nstorm.data.clips.items import run_item
 from nstorm.data.files.reader import BOLDFile
+from nstorm.data.time.scrub import scrub
 from nstorm.data.transforms import TimeToLastd
 from nstorm.data.transforms.io import LoadBOLDd
 
@@ -157,6 +158,13 @@ def test_random_clips(file):
     assert starts[:400] != starts[400:]
 
 
+def test_random_clips_of_files_that_are_named_alike(file):
+    # as HCP's rfMRI_REST1_LR.nii.gz in the folder of every subject
+    path = file("rest.nii", 100)
+    clips = random_clips([run_item(path, subject=subject) for subject in ("a", "b")], 7, per_run=5)
+    assert [clip["frames"] for clip in clips[:5]] != [clip["frames"] for clip in clips[5:]]
+
+
 def test_random_clips_belong_to_the_seed_and_the_run(file):
     one, other = file("sub-1_bold.nii", 100), file("sub-2_bold.nii", 100)
     alone = [clip["frames"] for clip in random_clips(one, 7, per_run=5, seed=3)]
@@ -179,6 +187,8 @@ def test_random_clips_belong_to_the_seed_and_the_run(file):
         ({"num_frames": 2, "stride": 0}, r"stride is 0 frames, but clips start one or more whole frames after"),
         ({"num_frames": 2, "stride": 1.5}, r"stride is 1\.5 frames, but clips start one or more whole frames after"),
         ({"seconds": 4.0, "stride": 1.0}, r"stride is 1 s, but clips start one or more whole frames after"),
+        ({"num_frames": 2, "stride": float("nan")}, "stride is nan frames, but clips start one or more"),
+        ({"seconds": float("nan")}, r"a clip of nan s holds no whole frame of the run"),
     ],
 )
 def test_clips_that_do_not_fit(arguments, message):
@@ -202,6 +212,7 @@ def test_no_clips_asked_for():
         (torch.zeros(2, 3, 4), r"bold has shape \(2, 3, 4\), but a run or a clip is"),
         (make_run(tr=0.0), r"meta\['tr'\] of the run is 0: set it to the seconds of a frame"),
         (make_run(tr=float("nan")), r"meta\['tr'\] of the run is nan: set it"),
+        (scrub(make_run(), torch.arange(10) != 5, mode="drop"), "bold has lost frames and those left are not evenly"),
         ([], "runs is empty: give at least one run"),
         ({"image": make_run(), "age": None}, "age of the run is None, which cannot be batched: leave the key out"),
         (

@@ -190,6 +190,10 @@ def test_events_of_a_file(tmp_path):
     path.write_text("onset\tduration\ttrial_type\n2\tn/a\ta\n8\tn/a\tb\n")
     run = {"image": make_run(), "events": path}
     assert [frames(item) for item in event_clips(run, delay=1.0, window=(-1.0, 3.0))] == [[1, 2], [4, 5]]
+    assert [frames(item) for item in event_clips(make_run(), str(path), delay=2.0, window=(0.0, 4.0))] == [
+        [2, 3],
+        [5, 6],
+    ]
     with pytest.raises(ValueError, match=r"the run: the event 'a' at 2 s has no duration: say with window= which"):
         event_clips(run, delay=1.0)
 

@@ -36,7 +36,7 @@ def test_copy_in_another_folder_keeps_the_repetition_time(packed, tmp_path):
 def test_copy_is_not_overwritten(packed):
     copy = packed.with_name("sub-01_task-rest_bold.nii")
     copy.write_text("mine")
-    with pytest.raises(FileExistsError, match=r"sub-01_task-rest_bold\.nii is there already: give another"):
+    with pytest.raises(FileExistsError, match=r"sub-01_task-rest_bold\.nii is there already: read it, or remove it"):
         decompress(packed)
     assert copy.read_text() == "mine"
 

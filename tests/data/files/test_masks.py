@@ -1,3 +1,5 @@
+from itertools import permutations, product
+
 import nibabel
 import numpy as np
 import pytest
@@ -89,6 +91,20 @@ def test_another_storage_of_the_same_grid_keeps_every_voxel(tmp_path, values, fl
     np.testing.assert_array_equal(load_mask(tmp_path / "mask.nii", grid((5, 6, 7), AFFINE))[0], values)
 
 
+@pytest.mark.parametrize("spacing", [2.5, 4.0, 8.0])
+def test_storage_makes_no_difference_where_centres_lie_between_voxels(tmp_path, values, spacing):
+    own, onto = np.diag([2.0, 2, 2, 1]), np.diag([spacing, spacing, spacing, 1])
+    onto[:3, 3] = 1
+    masks = []
+    for order in permutations(range(3)):
+        for flips in product((1, -1), repeat=3):
+            stored = nibabel.Nifti1Image(values.astype(np.uint8), own).as_reoriented(np.column_stack((order, flips)))
+            nibabel.save(stored, tmp_path / "mask.nii")
+            masks.append(load_mask(tmp_path / "mask.nii", grid((4, 4, 4), onto)))
+    assert masks[0].any()
+    assert all(torch.equal(mask, masks[0]) for mask in masks)
+
+
 def test_oblique_grid(tmp_path, values):
     turned = AFFINE.copy()
     turned[:3, :3] = nibabel.eulerangles.euler2mat(0.3, -0.2, 0.5) @ np.diag([1.7, 2.3, -2.9])
@@ -146,6 +162,17 @@ def test_values_that_are_no_numbers(tmp_path, values, value):
 def test_other_axes(tmp_path, shape):
     with pytest.raises(ValueError, match=r"mask\.nii has shape \(2, 3.*\), but a mask has three axes"):
         load_mask(write(tmp_path / "mask.nii", np.ones(shape, np.uint8)))
+
+
+def test_a_file_that_does_not_say_where_it_lies_has_no_grid(tmp_path, values):
+    path = write(tmp_path / "mask.nii", values.astype(np.uint8))
+    write(tmp_path / "lost.nii", np.zeros((5, 6, 7), np.uint8), None)
+    (tmp_path / "text.nii").write_text("no image" * 100)
+    for name, message in (("lost", "does not say where its voxels lie"), ("text", "is damaged or no NIfTI image")):
+        with pytest.raises(ValueError, match=rf"{name}\.nii {message}"):
+            load_mask(path, tmp_path / f"{name}.nii")
+    with pytest.raises(ValueError, match=r"text\.nii is damaged or no NIfTI image"):
+        load_mask(tmp_path / "text.nii")
 
 
 def test_grid_without_affine(tmp_path, values):

@@ -13,6 +13,8 @@ from hypothesis.extra.numpy import arrays
 
 from nstorm.data.files import nifti
 from nstorm.data.files.reader import BOLDFile, load_bold
+from nstorm.data.transforms.io import LoadBOLD
+from nstorm.data.transforms.rand_load_clip import RandLoadClip
 
 LAS = np.array([[-3.0, 0.0, 0.0, 90.0], [0.0, 3.5, 0.0, -120.0], [0.0, 0.0, 4.0, -60.0], [0.0, 0.0, 0.0, 1.0]])
 SHAPE = (3, 4, 5, 6)
@@ -150,6 +152,24 @@ def test_nan_is_filled_where_asked_and_infinity_is_not(tmp_path, voxels):
         load_bold(write(tmp_path / "spm.nii", broken), fill_nan=0.0)
 
 
+@settings(max_examples=40, deadline=None)
+@given(pattern=arrays(bool, SHAPE), fill=st.sampled_from([0.0, -1.0]))
+def test_nan_in_any_pattern(tmp_path_factory, pattern, fill):
+    values = np.arange(360, dtype=np.float32).reshape(SHAPE)
+    filled = np.where(pattern, fill, values)
+    assume((filled != filled[..., :1]).any())
+    path = write(tmp_path_factory.mktemp("nan") / "spm.nii", np.where(pattern, np.nan, values))
+    np.testing.assert_array_equal(load_bold(path, fill_nan=fill), np.moveaxis(filled, 3, 0))
+    for frame in range(6):
+        if pattern[..., frame].any():
+            with pytest.raises(
+                ValueError, match=rf"NaN values in {pattern[..., frame].sum()} voxels, in frame {frame}:"
+            ):
+                load_bold(path, frames=(frame, frame + 1))
+        else:
+            np.testing.assert_array_equal(load_bold(path, frames=(frame, frame + 1))[0], values[..., frame])
+
+
 def test_numbers_beyond_float32_are_read_as_float64(tmp_path, voxels):
     large = voxels * 1e300
     path = write(tmp_path / "large.nii", large)
@@ -183,6 +203,7 @@ def test_volumes_of_one_image_again_and_again(tmp_path, voxels):
     [
         ((3, 4, 5), r"join images of one frame each, as SPM writes them, with nilearn\.image\.concat_imgs"),
         ((3, 4, 5, 6, 3), r"combine the echoes of a multi-echo run"),
+        ((3, 4, 5, 1, 6), r"time has become the fifth axis, so take the fourth away \(nibabel's image\.slicer"),
         ((3, 4, 5, 0), r"none of them 0$"),
     ],
 )
@@ -248,6 +269,46 @@ def test_affine_without_volume(tmp_path, voxels, value):
         load_bold(path)
 
 
+def test_left_and_right_that_contradict_each_other(tmp_path, voxels):
+    image = nibabel.Nifti1Image(voxels, LAS, nibabel.load(write(tmp_path / "bold.nii", voxels)).header)
+    image.set_qform(LAS, 1)
+    nibabel.save(image, tmp_path / "bold.nii")
+    assert torch.equal(load_bold(tmp_path / "bold.nii").affine, torch.from_numpy(LAS))
+    image.set_qform(np.diag([-1, 1, 1, 1]) @ LAS, 1)
+    nibabel.save(image, tmp_path / "bold.nii")
+    with pytest.raises(
+        ValueError, match=r"bold\.nii has a qform that is a mirror image of its sform, so left and right"
+    ):
+        load_bold(tmp_path / "bold.nii")
+
+
+@pytest.mark.parametrize(("unit", "name"), [("meter", "metres"), ("micron", "micrometres")])
+def test_affine_in_another_unit(tmp_path, voxels, unit, name):
+    image = nibabel.Nifti1Image(voxels, LAS, nibabel.load(write(tmp_path / "bold.nii", voxels)).header)
+    image.header.set_xyzt_units(unit, "sec")
+    nibabel.save(image, tmp_path / "bold.nii")
+    sizes = " x ".join(f"{size:g}" for size in nibabel.affines.voxel_sizes(LAS))
+    with pytest.raises(
+        ValueError, match=rf"bold\.nii gives its affine in {name} .* with voxels of {sizes}, but nstorm"
+    ):
+        load_bold(tmp_path / "bold.nii")
+
+
+def test_header_that_announces_more_than_a_gzip_file_can_hold(tmp_path, voxels):
+    path = write(tmp_path / "bold.nii.gz", voxels, image_class=nibabel.Nifti2Image)
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    content[24:32] = np.array([1 << 60], "<i8").tobytes()  # dim[1]
+    path.write_bytes(gzip.compress(content))
+    with pytest.raises(ValueError, match=r"bold\.nii\.gz is damaged .* cannot unpack to the"):
+        load_bold(path)
+
+
+def test_a_run_of_zeros_packs_well(tmp_path):
+    blank = np.zeros((64, 64, 32, 8), np.float32)
+    blank[0, 0, 0, 1] = 1
+    assert load_bold(write(tmp_path / "bold.nii.gz", blank)).sum() == 1
+
+
 def test_infinite_intercept(tmp_path, voxels):
     path = write(tmp_path / "bold.nii", voxels)
     content = bytearray(path.read_bytes())
@@ -284,6 +345,23 @@ def test_frames_that_are_not_there(tmp_path, voxels, frames):
         ValueError, match=rf"frames {frames[0]} to {frames[1]} of .*bold\.nii are asked for, but it has 6"
     ):
         load_bold(path, frames=frames)
+
+
+@pytest.mark.parametrize("frames", [[0, 2, 4], [3]])
+def test_what_are_no_frames(tmp_path, voxels, frames):
+    path = write(tmp_path / "bold.nii", voxels)
+    for read in (lambda: LoadBOLD()(path, frames=frames), lambda: RandLoadClip(1)(path, frames=frames)):
+        with pytest.raises(
+            ValueError, match=r"frames is .* for .*bold\.nii, but it has to be \(start, stop\), two whole"
+        ):
+            read()
+
+
+def test_a_range_of_frames(tmp_path, voxels):
+    path = write(tmp_path / "bold.nii", voxels)
+    assert torch.equal(load_bold(path, frames=range(2, 4)), load_bold(path, frames=(2, 4)))
+    with pytest.raises(ValueError, match=r"frames has a step of 2"):
+        load_bold(path, frames=range(0, 6, 2))
 
 
 def test_step_between_frames(tmp_path, voxels):

@@ -2,6 +2,7 @@ import json
 import re
 
 import nibabel
+import numpy as np
 import pytest
 
 from nstorm.data.files.repetition_time import repetition_time
@@ -32,6 +33,17 @@ def test_header_in_its_unit(tmp_path, value, unit):
 def test_argument_wins_over_header_and_sidecar(tmp_path):
     sidecar(tmp_path / "bold.json", RepetitionTime=3.0)
     assert repetition_time(tmp_path / NAME, header(2.0), tr=1.5) == 1.5
+
+
+def test_argument_becomes_a_float(tmp_path):
+    assert type(repetition_time(tmp_path / NAME, header(0), tr=np.float64(2))) is float
+
+
+def test_argument_that_is_no_repetition_time(tmp_path):
+    with pytest.raises(
+        ValueError, match=rf"tr, as given for .*{re.escape(NAME)}, is nan s, which is outside 0\.1 to 20"
+    ):
+        repetition_time(tmp_path / NAME, header(2.0), tr=float("nan"))
 
 
 @pytest.mark.parametrize(
@@ -192,7 +204,7 @@ def test_implausible_sidecar(tmp_path):
 
 
 def test_implausible_argument(tmp_path):
-    with pytest.raises(ValueError, match=r"the argument tr is 2000 s.*tr=2, if these are milliseconds"):
+    with pytest.raises(ValueError, match=r"tr, as given for .*, is 2000 s.*tr=2, if these are milliseconds"):
         repetition_time(tmp_path / NAME, header(2.0), tr=2000.0)
 
 

@@ -12,6 +12,7 @@ from nstorm.data import rest_run, time_last
 from nstorm.data.files.masks import load_mask
 from nstorm.data.files.reader import BOLDFile, load_bold
 from nstorm.data.files.writer import save_bold, save_mask
+from nstorm.data.time.timing import keep_frames
 
 SHEARED = torch.tensor(
     [[-2.875, 0.25, 0.5, 90.5], [0.25, 3.375, -0.25, -126.0], [0.5, 0.25, 3.875, -72.25], [0, 0, 0, 1]],
@@ -118,6 +119,36 @@ def test_half_precision_is_stored_as_float32(tmp_path, dtype):
     assert torch.equal(load_bold(path), bold.float())
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.bool])
+def test_types_that_nifti_lacks_can_be_asked_for(tmp_path, dtype):
+    bold = (make() > 0).float()
+    path = save_bold(tmp_path / "bold.nii", bold, dtype=dtype)
+    assert BOLDFile(path).dtype == np.dtype("u1" if dtype == torch.bool else "<f4")
+    assert torch.equal(load_bold(path), bold)
+
+
+def test_complex_numbers_are_refused(tmp_path):
+    for bold, dtype in ((make(dtype=torch.complex64), None), (make(), torch.complex64)):
+        with pytest.raises(ValueError, match=r"to be stored as .*, but a voxel has to be one real number"):
+            save_bold(tmp_path / "bold.nii", bold, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int16])
+def test_numbers_beyond_float32(tmp_path, dtype):
+    bold = make(dtype=torch.float64) * 1e300
+    with pytest.raises(ValueError, match=r"values up to .*e\+303, beyond (float32|int16): save it as torch\.float64"):
+        save_bold(tmp_path / "bold.nii", bold, dtype=dtype)
+    assert torch.equal(load_bold(save_bold(tmp_path / "bold.nii", bold), dtype=torch.float64), bold)
+
+
+def test_a_run_that_lost_frames_has_no_repetition_time_to_write(tmp_path):
+    bold = make()
+    scrubbed = keep_frames(bold, torch.tensor([True, True, False, True, True, True]))
+    for run, like in ((scrubbed, None), (scrubbed, bold), (scrubbed.as_tensor(), scrubbed)):
+        with pytest.raises(ValueError, match="bold has lost frames and those left are not evenly spaced"):
+            save_bold(tmp_path / "bold.nii", run, like=like)
+
+
 def test_long_axis_makes_nifti2(tmp_path):
     path = save_bold(tmp_path / "long.nii", make((32768, 1, 1, 2)))
     assert isinstance(nibabel.load(path), nibabel.Nifti2Image)
@@ -139,6 +170,11 @@ def test_what_is_missing(tmp_path):
         save_bold(tmp_path / "bold.nii", torch.zeros(2, 3, 4, 5))
     with pytest.raises(ValueError, match=r"bold has no repetition time: give it meta\['tr'\] in seconds"):
         save_bold(tmp_path / "bold.nii", MetaTensor(torch.zeros(2, 3, 4, 5)))
+    for tr in (0.0, 2000.0, float("nan")):
+        with pytest.raises(
+            ValueError, match=r"meta\['tr'\] of bold is .* s, which is outside 0\.1 to 20 s: give it in sec"
+        ):
+            save_bold(tmp_path / "bold.nii", MetaTensor(torch.zeros(2, 3, 4, 5), meta={"tr": tr}))
     with pytest.raises(ValueError, match=r"bold\.mgz does not end in \.nii or \.nii\.gz"):
         save_bold(tmp_path / "bold.mgz", make())
     assert list(tmp_path.iterdir()) == []

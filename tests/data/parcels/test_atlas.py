@@ -130,6 +130,13 @@ def test_load_atlas_with_whole_numbers_stored_as_floats_and_a_table(tmp_path, va
     assert atlas.sizes.tolist() == [10, 5, 20]
 
 
+def test_load_atlas_with_an_axis_of_time(tmp_path, values):
+    path = write(tmp_path / "atlas.nii.gz", values[..., None])
+    atlas = load_atlas(path, {7: "a", 40: "b", 2001: "c"})
+    assert atlas.image.shape == (1, 3, 4, 5)
+    assert atlas.sizes.tolist() == [10, 5, 20]
+
+
 def test_values_without_a_name(tmp_path, values):
     path = write(tmp_path / "aal.nii", values)
     with pytest.raises(ValueError, match=r"aal\.nii has voxels with the values 40, 2001, which labels does not name"):
@@ -175,6 +182,7 @@ def test_damaged_file(tmp_path, values):
         ({"hemispheres": ("LH",) * 3}, "has 2 parcels, but 3 hemispheres"),
         ({"image": MetaTensor(torch.zeros(1, 2, 2, 2))}, r"is torch\.float32 of shape \(1, 2, 2, 2\)"),
         ({"image": MetaTensor(torch.zeros(2, 2, 2, dtype=torch.int32))}, r"is torch\.int32 of shape \(2, 2, 2\)"),
+        ({"image": MetaTensor(torch.zeros(1, 2, 2, 2) > 0)}, r"is torch\.bool of shape \(1, 2, 2, 2\)"),
         ({"image": MetaTensor(torch.full((1, 2, 2, 2), -1))}, "values from -1 to -1"),
     ],
 )

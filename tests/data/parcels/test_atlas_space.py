@@ -137,7 +137,7 @@ def test_coverage():
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        (torch.ones(2, 3, 4), r"mask has dtype torch\.float32, but it has to be boolean"),
+        (torch.ones(2, 3, 4), r"mask has dtype torch\.float32, but it has to be a boolean tensor"),
         (torch.ones(2, 4, 3, dtype=torch.bool), r"mask has shape \(2, 4, 3\), but a frame of the run has \(2, 3, 4\)"),
         (
             MetaTensor(torch.ones(1, 2, 3, 4, dtype=torch.bool), affine=torch.diag(torch.tensor([-1.0, 1, 1, 1]))),

@@ -76,7 +76,7 @@ def test_more_voxels_than_an_axis_of_nifti_holds():
 
 
 def test_layouts_and_meta():
-    given = {"tr": 0.8, "start_time": 4.0, "start_frame": 5, "filename_or_obj": "run.nii"}
+    given = {"tr": 0.8, "start_time": 4.0, "start_frame": 5, "filename_or_obj": "run.nii", "history": ["scanned"]}
     run = small_run(**given)
     clip = time_last(run)
     before = run.as_tensor().clone()
@@ -85,6 +85,8 @@ def test_layouts_and_meta():
     for series in (first, last):
         assert {key: series.meta[key] for key in given} == given
         assert torch.equal(series.affine, torch.eye(4, dtype=torch.float64))
+        series.meta["history"].append("reduced")
+        assert run.meta["history"] == ["scanned"]
     assert torch.equal(run.as_tensor(), before)
 
 

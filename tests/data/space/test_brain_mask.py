@@ -19,6 +19,7 @@ def test_finds_the_brain(rest):
     given = torch.from_numpy(nibabel.load(rest_run().mask).get_fdata() > 0)
     mask = brain_mask(rest)
     assert same_grid(mask, rest)
+    assert mask.meta["space_code"] == rest.meta["space_code"] == 4
     overlap = 2 * (mask[0].as_tensor() & given).sum() / (mask.sum() + given.sum())
     assert overlap > 0.98
 

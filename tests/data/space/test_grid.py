@@ -75,6 +75,18 @@ def test_tensors_that_have_no_grid():
         grid_of(MetaTensor(torch.zeros(2, 1, 3, 4, 5, 6)))
 
 
+def test_files_that_have_no_grid(tmp_path):
+    nibabel.save(nibabel.Nifti1Image(np.zeros((5, 6, 7), np.float32), None), tmp_path / "lost.nii")
+    with pytest.raises(ValueError, match=r"lost\.nii does not say where its voxels lie"):
+        grid_of(tmp_path / "lost.nii")
+    with pytest.raises(FileNotFoundError):
+        grid_of(tmp_path / "absent.nii")
+    cortex = nibabel.cifti2.BrainModelAxis.from_mask(np.ones((2, 2, 2), bool), affine=AFFINE)
+    surface = nibabel.Cifti2Image(np.ones((4, 8)), header=(nibabel.cifti2.SeriesAxis(0, 1, 4), cortex))
+    with pytest.raises(ValueError, match="the image is a Cifti2Image, which has no grid"):
+        same_grid(surface, mni152_grid())
+
+
 @settings(max_examples=50, deadline=None)
 @given(
     st.tuples(*[st.integers(1, 40)] * 3),

@@ -14,6 +14,8 @@ from nstorm.data import load_bold, rest_run, time_first, time_last
 from nstorm.data.space.grid import Grid, grid_of, mni152_grid
 from nstorm.data.space.orientation import reorient
 from nstorm.data.space.resample_space import resample_space
+from nstorm.data.space.sampling import sample_volume
+from nstorm.data.transforms.spatial import ResampleSpace
 
 # the function of the same name may hide it
 module = importlib.import_module("nstorm.data.space.resample_space")
@@ -42,6 +44,21 @@ def inside(grid, source, margin=0.0):
     back = torch.linalg.inv(source.affine)
     places = positions(grid) @ back[:3, :3].T + back[:3, 3]
     return ((places >= margin) & (places <= torch.tensor(source.shape) - 1 - margin)).all(-1)
+
+
+def test_grid_of_another_image(tmp_path):
+    rng = np.random.default_rng(0)
+    bold = run_of(rng.normal(size=(3, 9, 8, 7)), oblique(rng, origin=1.0))
+    affine = oblique(rng, spacing=(3.0, 3.0, 3.0), origin=1.0)
+    image = nibabel.Nifti1Image(np.zeros((5, 6, 4, 2), np.float32), affine)
+    nibabel.save(image, tmp_path / "other.nii")
+    expected = resample_space(bold, Grid((5, 6, 4), nibabel.load(tmp_path / "other.nii").affine))
+    for target in (tmp_path / "other.nii", image, run_of(np.zeros((2, 5, 6, 4)), affine)):
+        transform = ResampleSpace(target)
+        assert isinstance(transform.target, Grid)
+        for result in (resample_space(bold, target), transform(bold)):
+            assert grid_of(result) == grid_of(expected)
+            torch.testing.assert_close(result.as_tensor(), expected.as_tensor(), rtol=0, atol=1e-5)
 
 
 @settings(max_examples=20, deadline=None)
@@ -157,6 +174,22 @@ def test_both_layouts_all_frames_in_slabs(monkeypatch):
     assert (clip.meta["subject"], clip.meta["start_frame"]) == ("7", 4)
     assert torch.equal(bold, before)
     assert torch.equal(bold.affine, affine)
+
+
+def test_slabs_are_small_where_there_are_many_new_voxels(monkeypatch):
+    bold = run_of(torch.rand(11, 9, 7, 8), np.eye(4))
+    sizes = []
+
+    def sample(volume, places, **kwargs):
+        values = sample_volume(volume, places, **kwargs)
+        sizes.append(values.numel() * values.element_size())
+        return values
+
+    monkeypatch.setattr(module, "sample_volume", sample)
+    monkeypatch.setattr(module, "_SLAB_BYTES", 150_000)
+    assert resample_space(bold, 0.5).shape == (11, 18, 14, 16)
+    assert len(sizes) == 2
+    assert max(sizes) < 150_000
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.int16, torch.uint8])

@@ -3,7 +3,7 @@ import re
 import pytest
 import torch
 from monai.data import CacheDataset, DataLoader, Dataset, PersistentDataset, ThreadDataLoader
-from torch.utils.data import Subset, TensorDataset
+from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
 from nstorm.data import haxby_runs, load_bold
 from nstorm.data.clips.cut import strided_clips
@@ -92,7 +92,9 @@ def fail(_):
     raise AssertionError("a transform was run")
 
 
-@pytest.mark.parametrize("kind", ["Dataset", "CacheDataset", "PersistentDataset", "Subset", "DataLoader", "threads"])
+@pytest.mark.parametrize(
+    "kind", ["Dataset", "CacheDataset", "PersistentDataset", "Subset", "Concat", "DataLoader", "threads"]
+)
 def test_datasets_and_loaders(kind, tmp_path):
     def wrap(items):
         match kind:
@@ -102,6 +104,8 @@ def test_datasets_and_loaders(kind, tmp_path):
                 return PersistentDataset(items, fail, cache_dir=tmp_path)
             case "Subset":
                 return Subset(Dataset([item("other"), *items], fail), range(1, len(items) + 1))
+            case "Concat":
+                return ConcatDataset([Dataset(items[:1], fail), Dataset([*items[1:], item("z" + items[0]["subject"])])])
             case "DataLoader":
                 return DataLoader(Dataset(items, fail), batch_size=2)
             case "threads":
@@ -114,7 +118,16 @@ def test_datasets_and_loaders(kind, tmp_path):
         check_leakage(train=wrap([item("a"), item("b")]), test=wrap([item("c"), item("b")]))
 
 
-@pytest.mark.parametrize("data", [[], TensorDataset(torch.zeros(3)), torch.zeros(3), iter([item("b")])])
+@pytest.mark.parametrize(
+    "data",
+    [
+        [],
+        TensorDataset(torch.zeros(3)),
+        ConcatDataset([Dataset([item("b")]), TensorDataset(torch.zeros(3))]),
+        torch.zeros(3),
+        iter([item("b")]),
+    ],
+)
 def test_what_cannot_be_checked(data):
     with pytest.raises(ValueError, match="test shows no items that could be checked"):
         check_leakage(train=[item("a")], test=data)

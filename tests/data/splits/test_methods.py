@@ -168,6 +168,12 @@ def test_sites_are_held_out_whole():
     assert set(split_by_site(items, test=["C", "A"]).parts) == {"train", "test"}
 
 
+def test_sites_may_be_numbers():
+    # a column of a table with a gap somewhere holds decimals
+    items = make_items(6, site=lambda n: (1, 2, 2.0)[n % 3])
+    assert split_by_site(items, test=[2])["train"] == ("000", "003")
+
+
 def test_each_site_is_left_out_once():
     items = make_items(40, site=lambda n: "ABCD"[n % 4])
     splits = leave_one_site_out(items, validation=0.2, seed=1)
@@ -238,6 +244,16 @@ def test_clips_are_split_with_their_runs():
             id="NaN label",
         ),
         pytest.param(
+            lambda: split_by_subject(make_items(40, age=lambda n: n + 0.5 if n else np.float32("nan")), stratify="age"),
+            r"1 of 40 subjects have an item without age \(000\)",
+            id="NaN of 32 bits",
+        ),
+        pytest.param(
+            lambda: split_by_subject(make_items(40, sex=lambda n: ["n/a", "F", "M"][min(n, 2)]), stratify="sex"),
+            r"1 of 40 subjects have an item without sex \(000\)",
+            id="unknown label",
+        ),
+        pytest.param(
             lambda: split_by_subject(
                 [*make_items(9, sex=lambda n: "F"), {"image": "x.nii", "subject": "004", "sex": "M"}], stratify="sex"
             ),
@@ -259,6 +275,11 @@ def test_clips_are_split_with_their_runs():
         pytest.param(lambda: k_folds(make_items(9), 1, validation=False), "k is 1, .* give 2 or more", id="one fold"),
         pytest.param(
             lambda: split_by_site(make_items(9), test=["A"]), "the subject '000' has no site: set item", id="no site"
+        ),
+        pytest.param(
+            lambda: leave_one_site_out(make_items(9, site=lambda n: float("nan") if n == 3 else "AB"[n % 2])),
+            "the subject '003' has no site: set item",
+            id="NaN site",
         ),
         pytest.param(
             lambda: split_by_site(make_items(9, site=lambda n: "AB"[n % 2]), test=["C"]),

@@ -118,6 +118,38 @@ def test_standardized(bold, inside):
     torch.testing.assert_close(cleaned.std(0, correction=0).as_tensor(), torch.ones(530))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("options", [{}, {"low_pass": 0.1}, {"keep_mean": False}], ids=str)
+def test_rounding_errors_are_not_standardised(confounds, dtype, options):
+    """Of voxels that trend and confounds explain nothing is left that could have unit variance."""
+    bold = MetaTensor(torch.randn(NUM_FRAMES, 4, 1, 1, dtype=dtype), meta={"tr": TR})
+    bold[:, 0, 0, 0] = 1000.1 + 3.3 * torch.arange(NUM_FRAMES).double()
+    bold[:, 1, 0, 0] = 777.7 + 5.5 * confounds[:, 0].double()
+    bold[:, 2, 0, 0] = 1000.1
+    cleaned = clean(bold, confounds=confounds, mask=torch.ones(4, 1, 1) > 0, standardize=True, **options)
+    assert (cleaned[:, :3] == 0).all()
+    assert cleaned[:, 3].std() > 0.9
+
+
+def test_constant_voxels_of_the_mask_keep_their_mean(bold):
+    cleaned = clean(bold, mask=torch.ones(bold.shape[1:]) > 0)
+    outside = ~voxels_that_vary(bold)
+    torch.testing.assert_close(cleaned[:, outside].as_tensor(), bold[:, outside].as_tensor())
+    constant = clean(torch.full((9, 1, 1, 1), 1000.1), mask=torch.ones(1, 1, 1) > 0)
+    assert (constant == 1000.1).all()
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_values_that_are_not_finite(bold, inside, value):
+    keep = torch.arange(NUM_FRAMES) != 30
+    spoilt = bold.clone()
+    spoilt[30, 12, 9, 0] = value
+    for part in (inside, None):
+        with pytest.raises(ValueError, match=r"NaN or infinite values, the first at voxel \(12, 9, 0\): leave such"):
+            clean(spoilt, mask=part)
+    torch.testing.assert_close(clean(spoilt, mask=inside, keep=keep), clean(bold, mask=inside, keep=keep))
+
+
 def test_mask_input_and_dtype(bold, inside):
     before = bold.clone()
     mask = inside.clone()
@@ -144,11 +176,17 @@ def test_plain_tensor_needs_no_repetition_time_without_a_filter(bold):
         ({"high_pass": 0.0}, "high_pass is 0 Hz"),
         ({"low_pass": -0.1}, r"low_pass is -0\.1 Hz"),
         ({"low_pass": 0.01, "high_pass": 0.1}, r"low_pass \(0\.01 Hz\) has to be above high_pass \(0\.1 Hz\)"),
-        ({"confounds": torch.zeros(120, 3)}, r"confounds have shape \(120, 3\), but bold has 121 frames"),
+        ({"confounds": torch.zeros(120, 3)}, r"confounds have shape \(120, 3\), but .*bold.nii.gz has 121 frames"),
         ({"confounds": torch.zeros(121)}, r"confounds have shape \(121,\)"),
-        ({"confounds": torch.full((121, 2), torch.nan)}, "confounds have NaN or infinite values in the rows"),
+        (
+            {"confounds": torch.full((121, 2), torch.nan)},
+            r"confounds of .*bold\.nii\.gz have NaN or infinite values in the rows",
+        ),
         ({"confounds": torch.rand(121, 120)}, "120 confounds and a trend of order 1 leave nothing of 121 frames"),
-        ({"keep": torch.ones(121)}, "it has to be boolean with one value for each of the 121 frames"),
+        ({"detrend": 120}, "0 confounds and a trend of order 120 leave nothing of 121 frames"),
+        ({"detrend": -1}, "detrend is -1, but the order of a polynomial is 0"),
+        ({"keep": torch.arange(121) < 2}, "0 confounds and a trend of order 1 leave nothing of 2 frames"),
+        ({"keep": torch.ones(121)}, "it has to be a boolean tensor with one value for each of the 121 frames"),
         ({"mask": torch.ones(3, 4, 5, dtype=torch.bool)}, r"mask has shape \(3, 4, 5\)"),
     ],
 )
@@ -158,7 +196,7 @@ def test_bad_arguments(bold, options, message):
 
 
 def test_clip_is_too_short_to_be_filtered(bold):
-    with pytest.raises(ValueError, match="bold has 20 frames, too few to be filtered: clean the whole run"):
+    with pytest.raises(ValueError, match=r"bold\.nii\.gz has 20 frames, too few to be filtered: clean the whole run"):
         clean(bold[:20], low_pass=0.1, high_pass=0.01)
 
 

@@ -87,6 +87,11 @@ def test_every_frame_is_bad(tmp_path):
         clean(load_bold(path), confounds=confounds.values, keep=confounds.keep)
 
 
+def test_unknown_option(tmp_path):
+    with pytest.raises(ValueError, match=r"'motion' must be one of .* give a strategy and options that nilearn knows"):
+        load_confounds(write_derivatives(tmp_path), motion="all")
+
+
 def test_no_image(tmp_path):
     with pytest.raises(FileNotFoundError):
         load_confounds(tmp_path / "sub-01_task-rest_desc-preproc_bold.nii.gz")

@@ -100,12 +100,26 @@ def test_meta():
     assert (resampled.meta["tr"], resampled.meta["start_time"], resampled.meta["subject"]) == (0.8, 10.0, "01")
     assert "start_frame" not in resampled.meta
     assert resample_time(run(np.zeros(20), 2.0, start_frame=5), 0.8).meta["start_time"] == 10.0
-    assert resample_time(bold, 2.0) is bold
 
 
-@pytest.mark.parametrize("tr", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("tr", [0.8, 0.8000001, 0.7999999])
+def test_frames_stay_where_the_repetition_time_is_the_same_but_for_rounding(tr):
+    bold = run(np.random.RandomState(0).randint(0, 1000, 300), 0.8, torch.int16, start_frame=5)
+    same = resample_time(bold, tr)
+    assert torch.equal(same.as_tensor(), bold.as_tensor().float())
+    assert same.dtype == torch.float32
+    assert (same.meta["tr"], same.meta["start_frame"], bold.meta["tr"]) == (tr, 5, 0.8)
+
+
+def test_long_runs_of_short_frames():
+    series = np.sin(np.arange(4000) / 50)
+    resampled = resample_time(run(series, 0.11), 0.1).flatten()
+    np.testing.assert_allclose(resampled, np.sin(np.arange(4400) / 55), atol=1e-4)
+
+
+@pytest.mark.parametrize("tr", [0.0, -1.0, 0.0008, 800.0, float("nan"), float("inf")])
 def test_implausible_repetition_time(tr):
-    with pytest.raises(ValueError, match=f"tr is {tr} s, but it has to be a positive number of seconds"):
+    with pytest.raises(ValueError, match=rf"tr is {tr} s, but it has to lie between 0\.1 and 20 s"):
         resample_time(run(np.zeros(20), 2.0), tr)
 
 
@@ -131,6 +145,12 @@ def test_dummy_scans_keep_event_times_right():
 def test_dummy_scans_by_number_or_by_time(arguments):
     with pytest.raises(ValueError, match="give one of the two"):
         remove_dummy_scans(run(np.zeros(20), 2.0), **arguments)
+
+
+@pytest.mark.parametrize("seconds", [-0.5, float("nan"), float("inf")])
+def test_dummy_scans_of_no_length(seconds):
+    with pytest.raises(ValueError, match=f"seconds is {seconds}, but it has to be the length of a time"):
+        remove_dummy_scans(run(np.zeros(20), 2.0), seconds=seconds)
 
 
 @pytest.mark.parametrize("num_frames", [-1, 20])

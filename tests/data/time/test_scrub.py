@@ -26,6 +26,13 @@ def test_framewise_displacement_of_known_motion():
     assert framewise_displacement(motion, radius=80.0)[3].item() == pytest.approx(2.4)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
+def test_motion_as_numpy_reads_it(dtype):
+    motion = np.zeros((3, 6), dtype)
+    motion[1:, 5] = 1
+    assert framewise_displacement(motion, radius=57.5).tolist() == [0, 57.5, 0]
+
+
 @pytest.mark.parametrize("motion", [torch.zeros(4, 5), torch.zeros(6), torch.full((4, 6), torch.nan)])
 def test_motion_that_is_none(motion):
     with pytest.raises(ValueError, match=r"it has to be \(T, 6\)"):

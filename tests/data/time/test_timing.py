@@ -2,6 +2,10 @@ import pytest
 import torch
 from monai.data.meta_tensor import MetaTensor
 
+from nstorm.data.normalize import zscore_global, zscore_voxels
+from nstorm.data.published import prepare_published
+from nstorm.data.time.clean import clean
+from nstorm.data.time.resample_time import remove_dummy_scans, resample_time
 from nstorm.data.time.timing import checked_frames, keep_frames, repetition_time_of, with_meta
 
 KEEP_MIDDLE = torch.tensor([False, False, True, True, True, False])
@@ -43,6 +47,32 @@ def test_other_frames_have_times_and_no_repetition_time():
     assert again.meta["start_time"] == 24.0
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda run: zscore_voxels(run, torch.zeros(2, 3, 1) > 0),
+        lambda run: zscore_voxels(run * torch.nan),
+        lambda run: zscore_global(run * 0),
+        lambda run: clean(run * torch.nan),
+        lambda run: clean(run, low_pass=0.1),
+        lambda run: clean(run, detrend=5),
+        lambda run: clean(run, confounds=torch.rand(5, 1)),
+        lambda run: clean(run, keep=torch.zeros(6, dtype=torch.bool)),
+        lambda run: resample_time(run[:1], 1.0),
+        lambda run: remove_dummy_scans(run, 6),
+        lambda run: repetition_time_of(keep_frames(run, KEEP_SOME)),
+        lambda run: prepare_published(run * 0),
+        lambda run: prepare_published(run * torch.nan),
+        lambda run: prepare_published(run * 0 + 7),
+    ],
+)
+def test_messages_name_the_file(call):
+    bold = run(filename_or_obj="/data/sub-07_bold.nii.gz")
+    with pytest.raises(ValueError, match=r"sub-07_bold\.nii\.gz") as raised:
+        call(bold)
+    assert "\n" not in str(raised.value)
+
+
 def test_both_layouts_and_plain_tensors():
     bold = torch.rand(6, 2, 3, 1)
     last = bold.movedim(0, -1)[None]
@@ -70,7 +100,7 @@ def test_without_repetition_time(bold):
 
 @pytest.mark.parametrize("keep", [torch.ones(5, dtype=torch.bool), torch.ones(6)])
 def test_frames_to_keep_that_do_not_fit(keep):
-    with pytest.raises(ValueError, match=r"boolean with one value for each of the 6 frames"):
+    with pytest.raises(ValueError, match=r"boolean tensor with one value for each of the 6 frames"):
         checked_frames(keep, run())
 
 

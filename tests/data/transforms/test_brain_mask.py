@@ -1,3 +1,4 @@
+import inspect
 import pickle
 
 import pytest
@@ -6,6 +7,7 @@ import torch
 from nstorm.data import load_bold, rest_run, time_last
 from nstorm.data.space.brain_mask import apply_mask, brain_mask
 from nstorm.data.transforms.brain_mask import ApplyMask, ApplyMaskd, BrainMask, BrainMaskd
+from nstorm.data.transforms.spatial import CropToMaskd
 
 
 @pytest.fixture(scope="module")
@@ -31,3 +33,12 @@ def test_keys(run):
     with pytest.raises(KeyError, match="mask_key is 'mask', but the item has only the keys"):
         ApplyMaskd("image")({"image": run})
     assert BrainMaskd("image", allow_missing_keys=True)({"label": 1}) == {"label": 1}
+
+
+@pytest.mark.parametrize("form", [ApplyMaskd, BrainMaskd, CropToMaskd], ids=lambda form: form.__name__)
+def test_missing_keys_are_passed_over_where_allowed(form):
+    assert "allow_missing_keys" in inspect.signature(form).parameters
+    item = {"label": 1, "mask": torch.ones(2, 2, 2, dtype=torch.bool)}
+    assert form("image", allow_missing_keys=True)(item) == item
+    with pytest.raises(KeyError):
+        form("image")(item)

@@ -33,7 +33,6 @@ INTENSITY = {
     "AdjustContrast": {"gamma": 2.0},
     "ClipIntensityPercentiles": {"lower": 1, "upper": 99},
     "HistogramNormalize": {},
-    "MaskIntensity": {"mask_data": torch.ones(SHAPE)},
     "NormalizeIntensity": {"channel_wise": True, "nonzero": True},
     "RandAdjustContrast": {"prob": 1},
     "RandGaussianNoise": {"prob": 1},
@@ -180,6 +179,7 @@ def test_sizes_that_do_not_say_what_becomes_of_time(transform):
 
 REFUSED = [
     mt.Spacing((2, 2, 2)),
+    mt.MaskIntensity(torch.ones(1, 6, 5, 4)),
     mt.SpatialResample(),
     mt.Resize((8, 8, 8)),
     mt.Orientation("RAS", labels=None),

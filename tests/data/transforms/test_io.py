@@ -111,6 +111,9 @@ def test_random_clip_that_does_not_fit(tmp_path):
         RandLoadClip(10)(path)
     with pytest.raises(ValueError, match=r"short\.nii has 4 frames to choose from, fewer than num_frames=5"):
         RandLoadClipd("image", 5)({"image": path, "frames": (1, 5)})
+    for seed in range(5):
+        with pytest.raises(ValueError, match=r"frames -4 to 9 of .*short\.nii are asked for, but it has 9"):
+            RandLoadClip(2).set_random_state(seed)(path, frames=(-4, 9))
     with pytest.raises(ValueError, match="num_frames is 0, but a clip has at least 1 frame"):
         RandLoadClip(0)
 
@@ -151,6 +154,19 @@ def test_saved_under_the_name_of_its_source(tmp_path):
         again = BOLDFile(tmp_path / "out" / name)
         assert (again.tr, again.dtype) == (0.8, np.dtype(dtype))
         assert torch.equal(again.read(), bold)
+
+
+def test_files_of_one_name_keep_their_folders(tmp_path):
+    study, out = tmp_path / "hcp", tmp_path / "out"
+    for subject in ("100307", "100408"):
+        (study / subject / "Results").mkdir(parents=True)
+        bold = LoadBOLD()(write(study / subject / "Results" / "rfMRI_REST1_LR.nii.gz", tr=0.72))
+        SaveBOLDd("image", out, data_root_dir=study)({"image": bold})
+        assert torch.equal(load_bold(out / subject / "Results" / "rfMRI_REST1_LR.nii.gz"), bold)
+    with pytest.raises(
+        ValueError, match=r"rfMRI_REST1_LR\.nii\.gz does not lie in data_root_dir .*out: name a folder above"
+    ):
+        SaveBOLD(tmp_path / "other", data_root_dir=out)(bold)
 
 
 def test_what_is_there_is_kept(tmp_path):

@@ -11,6 +11,7 @@ from nstorm.data import time_last
 from nstorm.data.parcels.atlas import Atlas
 from nstorm.data.parcels.connectivity import connectivity
 from nstorm.data.parcels.series import parcel_time_series
+from nstorm.data.space.grid import same_grid
 from nstorm.data.transforms.parcels import Connectivity, Connectivityd, ParcelTimeSeries, ParcelTimeSeriesd
 
 SHAPE = (5, 4, 3)
@@ -52,6 +53,28 @@ def test_runs_on_grids_that_alternate():
         assert torch.equal(transform(run(offset=offset)).T, expected)
 
 
+def test_threads_that_share_a_transform(monkeypatch):
+    """As in a CacheDataset of MONAI: between two lines of one thread another may bring a run on another grid."""
+    transform = ParcelTimeSeries(atlas())
+
+    def disturbed(img, placed, **options):
+        if img.affine[0, 3] == 1:
+            transform(run(offset=-1.0))
+        return parcel_time_series(img, placed, **options)
+
+    def same(placed, img):
+        answer = same_grid(placed, img)
+        if img.affine[0, 3] == 0:
+            transform(run(offset=1.0))
+        return answer
+
+    monkeypatch.setattr("nstorm.data.transforms.parcels.parcel_time_series", disturbed)
+    monkeypatch.setattr("nstorm.data.transforms.parcels.same_grid", same)
+    for offset in (0.0, 1.0):
+        expected = parcel_time_series(run(offset=offset), atlas()).series
+        assert torch.equal(transform(run(offset=offset)).T, expected)
+
+
 def test_missing_parcels():
     inside = torch.as_tensor(atlas().image == 2)
     with pytest.raises(ValueError, match="3 of the 4 parcels of small have no voxel in the run and its mask: a, c, d"):
@@ -69,9 +92,17 @@ def test_connectivity(kind):
     assert matrix.shape == (1, 4, 4)
     assert matrix.meta["tr"] == 0.8
     assert torch.equal(matrix[0].as_tensor(), connectivity(signals.as_tensor().T, kind))
+    matrix.meta["subject"] = "01"
+    assert "subject" not in signals.meta
     vector = Connectivity(kind, estimator=OAS(), vectorize=True)(signals.as_tensor())
     assert type(vector) is torch.Tensor
     assert torch.equal(vector, connectivity(signals.as_tensor().T, kind, estimator=OAS(), vectorize=True))
+
+
+def test_signals_that_have_no_connectivity():
+    for signals in (torch.randn(1, 5, 40), torch.randn(40)):
+        with pytest.raises(ValueError, match=r"has shape \(40,.*\), but it has to be \(T, P\)"):
+            Connectivity()(signals)
 
 
 def test_dictionary_forms_make_features_beside_the_image():

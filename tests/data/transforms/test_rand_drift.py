@@ -33,10 +33,26 @@ def test_local_drift_is_smooth_in_space():
     assert drift.diff(dim=1).abs().max() < 0.5 * drift.abs().max()
 
 
+@pytest.mark.parametrize("frames", [1, 2, 3, 4])
+def test_few_frames_keep_their_mean(frames):
+    clip = make_clip(frames)
+    drifted = RandDrift(amplitude_range=(3.0, 3.0), order=5).set_random_state(0)(clip)
+    torch.testing.assert_close(drifted.mean(dim=-1).as_tensor(), clip.mean(dim=-1).as_tensor())
+    assert torch.equal(drifted, clip) == (frames == 1)
+
+
+def test_channels_drift_by_themselves():
+    clip = make_clip().as_tensor()
+    both = RandDrift().set_random_state(0)(torch.cat([clip, 2 * clip]))
+    torch.testing.assert_close(both[:1], RandDrift().set_random_state(0)(clip))
+    torch.testing.assert_close(both[1], 2 * both[0])
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: RandDrift(order=0), "order is 0"),
+        (lambda: RandDrift(spacing=0.0), "spacing is 0.0 mm, but it has to be a finite distance above 0"),
         (lambda: RandDrift(amplitude_range=(2.0, 1.0)), r"amplitude_range is \(2\.0, 1\.0\)"),
     ],
 )

@@ -6,6 +6,7 @@ from monai.transforms import (
     Compose,
     GaussianSmooth,
     NormalizeIntensity,
+    OneOf,
     Rand3DElastic,
     RandAffine,
     RandAffined,
@@ -117,11 +118,14 @@ def test_torchio_transform_of_a_plain_tensor():
     assert type(TimeAsChannel(RandTorchIO("RandomBiasField"))(clip)) is torch.Tensor
 
 
-def test_torchio_knows_millimetres():
+@pytest.mark.parametrize("wrapped", [True, False], ids=["through MONAI", "directly"])
+def test_torchio_knows_millimetres(wrapped):
+    torchio = pytest.importorskip("torchio")
     clip = make_clip()
     # 4 mm along x are two voxels
     shift = {"scales": (1, 1), "degrees": (0, 0), "translation": (4, 4, 0, 0, 0, 0), "default_pad_value": 0}
-    moved = TimeAsChannel(RandTorchIO("RandomAffine", **shift))(clip)
+    transform = RandTorchIO("RandomAffine", **shift) if wrapped else torchio.RandomAffine(**shift)
+    moved = TimeAsChannel(transform)(clip)
     torch.testing.assert_close(moved.affine, clip.affine)
     # x falls along the first axis
     torch.testing.assert_close(moved.as_tensor()[:, :-2], clip.as_tensor()[:, 2:], rtol=0, atol=1e-3)
@@ -163,9 +167,29 @@ def test_dictionary_form_seeds_a_compose():
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
 
 
-def test_torchio_dictionary_form():
+def test_torchio_resamples_the_grid():
+    torchio = pytest.importorskip("torchio")
+    resampled = TimeAsChannel(torchio.Resample(4))(make_clip())
+    assert resampled.shape == (1, 6, 6, 8, 5)
+    assert resampled.affine.diagonal().tolist() == [-4.0, 4.0, 4.0, 1.0]
+    assert resampled.meta["tr"] == 0.8
+
+
+@pytest.mark.parametrize("kind", [Compose, OneOf])
+def test_torchio_inside_a_compose_would_not_know_the_affine(kind):
+    inside = Compose([RandFlip(prob=0.5, spatial_axis=0), kind([RandTorchIO("RandomMotion")])])
+    with pytest.raises(ValueError, match="holds RandTorchIO, which would not get the affine there: put it into a"):
+        TimeAsChannel(inside)
+    with pytest.raises(ValueError, match="holds RandTorchIOd, which would not get the affine there"):
+        TimeAsChanneld("image", kind([RandTorchIOd("image", "RandomMotion")]))
+
+
+@pytest.mark.parametrize("wrapped", [True, False], ids=["through MONAI", "directly"])
+def test_torchio_dictionary_form(wrapped):
+    torchio = pytest.importorskip("torchio")
     given = item()
-    transform = TimeAsChanneld(["image", "mask"], RandTorchIOd(["image", "mask"], "RandomAffine"))
+    inner = RandTorchIOd(["image", "mask"], "RandomAffine") if wrapped else torchio.RandomAffine()
+    transform = TimeAsChanneld(["image", "mask"], inner)
     moved = transform.set_random_state(3)(given)
     assert torch.equal(transform.set_random_state(3)(given)["image"], moved["image"])
     assert moved["mask"].dtype == torch.bool

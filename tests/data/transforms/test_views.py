@@ -4,6 +4,7 @@ from monai.data import DataLoader, Dataset
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms import Compose
 
+from nstorm.data.clips.cut import strided_clips
 from nstorm.data.transforms.rand_affine import RandBOLDAffined
 from nstorm.data.transforms.rand_intensity import RandBOLDNoise
 from nstorm.data.transforms.rand_temporal import RandTemporalCropd
@@ -50,6 +51,16 @@ def test_dictionary_views_share_nothing():
     assert torch.equal(result["image_0"].as_tensor(), before + 1)
     assert torch.equal(result["image_1"].as_tensor(), before + 1)
     assert memory(result["image_0"]) != memory(result["image_1"])
+
+
+def test_views_of_a_clip_of_a_run_in_memory_leave_the_run_behind():
+    run = MetaTensor(torch.rand(100, 9, 8, 7), affine=torch.eye(4), meta={"tr": 0.8})
+    item = strided_clips(run, 6)[3]
+    views = [*Views(RandBOLDNoise(prob=0.0))(item["image"]), Viewsd("image", lambda item: item)(item)["image_1"]]
+    for view in views:
+        assert torch.equal(view, item["image"])
+        assert view.untyped_storage().nbytes() == view.numel() * 4
+        assert view.meta["start_frame"] == 18
 
 
 def augment():

@@ -1,7 +1,7 @@
 """Data, one table after the other: `python -m benchmarks.data`.
 
-Reading a clip from a run on disk (`benchmarks.reading`), and augmenting a batch (`benchmarks.augmentation`). Each runs in
-a process of its own and takes arguments of its own.
+Reading a clip from a run on disk (`benchmarks.reading`), and augmenting a batch (`benchmarks.augmentation`). Each runs
+in a process of its own and takes arguments of its own.
 """
 
 import subprocess

@@ -12,7 +12,7 @@ from torch import Tensor
 from nstorm.data.clips.items import image_file, run_item
 from nstorm.data.files.reader import BOLDFile
 from nstorm.data.layout import time_axis, time_last
-from nstorm.data.time.timing import repetition_time_of, start_time_of
+from nstorm.data.time.timing import FRAME_META, repetition_time_of, start_time_of
 
 if TYPE_CHECKING:
     import monai.data.meta_tensor
@@ -121,7 +121,8 @@ def _view(
 ) -> "monai.data.meta_tensor.MetaTensor":
     from monai.data.meta_tensor import MetaTensor
 
-    placed = {key: labels[key] for key in ("start_frame", "start_time") if key in labels}
+    placed: dict[str, Any] = {key: labels[key] for key in ("start_frame", "start_time") if key in labels}
+    placed |= {key: run.meta[key][start : start + num_frames] for key in FRAME_META if key in run.meta}
     return MetaTensor(
         time_last(run.as_tensor())[..., start : start + num_frames],
         meta={**deepcopy(run.meta), **placed},

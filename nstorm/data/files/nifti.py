@@ -40,6 +40,8 @@ _ADVICE = {
 
 _log = logging.getLogger("nstorm.data")
 _slowness_was_told = False
+# Seconds of unpacking that are worth a word.
+_SLOW = 0.1
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -189,7 +191,7 @@ def _opened(path: Path) -> AbstractContextManager[Any]:
 
 def _tell_slowness(path: Path, start: int, seconds: float) -> None:
     global _slowness_was_told
-    if not _slowness_was_told:
+    if not _slowness_was_told and seconds > _SLOW:
         _slowness_was_told = True
         _log.warning(
             "%s is compressed: to read from frame %d, the frames before it were unpacked, which took %.1f s and is "

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nstorm.data.files.repetition_time import LONGEST, SHORTEST
 from nstorm.data.layout import time_axis, time_first
-from nstorm.data.time.timing import keep_frames, name_of, repetition_time_of, start_time_of, with_meta
+from nstorm.data.time.timing import FRAME_META, keep_frames, name_of, repetition_time_of, start_time_of, with_meta
 
 TOLERANCE = 1e-3
 LOBES = 16
@@ -83,7 +83,8 @@ def resample_time(bold: Tensor, tr: float) -> Tensor:
         for rows, start, stop in bands:
             block = torch.addmm(first, weights[rows, start:stop], change[start:stop])
             new_slab[rows[0] : rows[-1] + 1] = block.unflatten(1, slab.shape[1:])
-    return with_meta(result, bold, tr=float(tr), start_time=start_time_of(bold), start_frame=None)
+    gone = dict.fromkeys(("start_frame", *FRAME_META))
+    return with_meta(result, bold, tr=float(tr), start_time=start_time_of(bold), **gone)
 
 
 def remove_dummy_scans(bold: Tensor, num_frames: int | None = None, *, seconds: float | None = None) -> Tensor:

@@ -14,6 +14,10 @@ def name_of(image: Tensor, default: str = "bold") -> str:
     return str(getattr(image, "meta", {}).get("filename_or_obj", default))
 
 
+FRAME_META = ("motion", "spikes", "dropped")
+"""Entries of meta with one row for each frame: what augmentation has done to it."""
+
+
 def repetition_time_of(bold: Tensor) -> float:
     """Give the repetition time of a run in seconds.
 
@@ -89,12 +93,14 @@ def times_of_kept(bold: Tensor, keep: Tensor) -> dict[str, Any]:
     """
     kept = keep.nonzero()[:, 0]
     meta = getattr(bold, "meta", {})
+    changes: dict[str, Any] = {name: meta[name][kept] for name in FRAME_META if name in meta}
     if "frame_times" in meta:
-        return {"frame_times": meta["frame_times"][kept], "start_time": float(meta["frame_times"][kept[0]])}
+        times = meta["frame_times"][kept]
+        return changes | {"frame_times": times, "start_time": float(times[0])}
     if "tr" not in meta:
-        return {}
+        return changes
     times = start_time_of(bold) + kept.to(torch.float64) * float(meta["tr"])
-    changes: dict[str, Any] = {"start_time": float(times[0])}
+    changes["start_time"] = float(times[0])
     if int(kept[-1] - kept[0]) >= len(kept):
         return changes | {"tr": None, "start_frame": None, "frame_times": times}
     if "start_frame" in meta or "start_time" not in meta:

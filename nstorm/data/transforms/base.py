@@ -10,10 +10,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 from monai.config.type_definitions import KeysCollection
+from monai.data.meta_tensor import MetaTensor
 from monai.transforms.inverse import InvertibleTransform
 from monai.transforms.transform import MapTransform, Randomizable, RandomizableTransform, Transform
-from monai.utils.enums import TransformBackends
+from monai.utils.enums import TraceKeys, TransformBackends
 from torch import Tensor
+
+from nstorm.data.time.timing import with_meta
 
 
 class BOLDTransform(Transform):
@@ -59,6 +62,35 @@ class RandBOLDTransform(RandomizableTransform, BOLDTransform):
         if randomize:
             self.randomize(img)
         return self.apply(img, **kwargs) if self._do_transform else img
+
+
+class InvertibleRandBOLDTransform(RandBOLDTransform, InvertibleTransform):
+    """A random transform that can be undone, whether it was applied or not.
+
+    A subclass says in :meth:`trace` what :meth:`undo` needs to know beside its arguments.
+    """
+
+    def trace(self, img: Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Give what it takes to undo the transform of an image: numbers, strings and arrays."""
+        return {}
+
+    def undo(self, img: Tensor, trace: dict[str, Any]) -> Tensor:
+        """Undo the transform."""
+        raise NotImplementedError
+
+    def __call__(self, img: Tensor, randomize: bool = True, **kwargs: Any) -> Tensor:  # type: ignore[override]
+        """Draw parameters, unless told to use the last ones again, transform the image and note how to undo it."""
+        result = super().__call__(img, randomize, **kwargs)
+        if isinstance(img, MetaTensor):
+            # meta of its own, whose trace is not the given image's
+            result = with_meta(result.as_subclass(Tensor), result)
+            self.push_transform(result, orig_size=tuple(img.shape), extra_info=self.trace(img, **kwargs))
+        return result
+
+    def inverse(self, img: Tensor) -> Tensor:
+        """Undo what was done to an image last."""
+        noted = self.pop_transform(img)
+        return self.undo(img, noted[TraceKeys.EXTRA_INFO]) if noted[TraceKeys.DO_TRANSFORM] else img
 
 
 class OnKeys(MapTransform):

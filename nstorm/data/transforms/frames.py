@@ -6,9 +6,6 @@ from torch import Tensor
 from nstorm.data.layout import time_axis
 from nstorm.data.normalize import voxels_inside
 
-FRAME_META = ("motion", "spikes", "dropped")
-"""Entries of meta with one row for each frame, which a transform that takes frames away has to cut as well."""
-
 
 def as_float(img: Tensor) -> Tensor:
     """View an image as a plain tensor of float32, or float64 where it is; other types are copied.

@@ -9,7 +9,9 @@ from nstorm.data.transforms.base import BOLDTransform, OnKeysInMask
 class ZScoreVoxels(BOLDTransform):
     """Give every voxel zero mean and unit variance over time (:func:`nstorm.data.zscore_voxels`).
 
-    Voxels that are constant and voxels outside the mask become 0.
+    Voxels that are constant and voxels outside the mask become 0. Mean and variance are those of the frames that it is
+    given: on a clip within one block of a task it takes the response away. Where the level of a clip is what tells,
+    normalise the run and cut the clips from memory (:func:`nstorm.data.event_clips` takes a run).
 
     Args:
         robust: Use the median and the median absolute deviation.

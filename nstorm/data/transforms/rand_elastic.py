@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nstorm.data.space.grid import grid_of
-from nstorm.data.transforms.rand_affine import Mode, RandBOLDAffine, RandOnKeysWithMode
+from nstorm.data.transforms.rand_affine import Mode, RandOnKeysWithMode, RandWarp
 from nstorm.data.transforms.ranges import AxisRange, checked_range, checked_spacing
 from nstorm.data.transforms.smooth_field import bspline_field, control_points
 
@@ -16,12 +16,12 @@ from nstorm.data.transforms.smooth_field import bspline_field, control_points
 _LARGEST_SHARE = 0.403
 
 
-class RandBOLDElastic(RandBOLDAffine):
+class RandBOLDElastic(RandWarp):
     """Deform a run smoothly, all frames alike, and turn, shift and scale it in the same interpolation.
 
     Displacements in mm are drawn at control points, ``spacing`` mm apart, and joined by a cubic B-spline. Voxels are
     read at ``matrix @ place + displacement``. The affine of the result follows the matrix; no affine can tell the
-    deformation.
+    deformation, and there is no inverse.
 
     Args:
         prob: Probability that the transform is applied.

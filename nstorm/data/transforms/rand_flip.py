@@ -1,5 +1,7 @@
 """Random mirroring of left and right."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from nibabel.orientations import io_orientation
@@ -8,10 +10,10 @@ from torch import Tensor
 from nstorm.data.layout import time_axis
 from nstorm.data.space.grid import grid_of
 from nstorm.data.time.timing import with_meta
-from nstorm.data.transforms.base import RandBOLDTransform, RandOnKeys
+from nstorm.data.transforms.base import InvertibleOnKeys, InvertibleRandBOLDTransform, RandOnKeys
 
 
-class RandFlipLR(RandBOLDTransform):
+class RandFlipLR(InvertibleRandBOLDTransform):
     """Mirror the brain from left to right, along the axis of the array that the affine says runs so.
 
     Left and right are not the same brain: language, hand areas and many diseases have a side. Use it only where
@@ -50,8 +52,12 @@ class RandFlipLR(RandBOLDTransform):
         mirror[axis, [axis, 3]] = -1, img.shape[1 + axis] - 1
         return with_meta(img.as_subclass(Tensor).flip(1 + axis), img, affine=torch.from_numpy(affine @ mirror))
 
+    def undo(self, img: Tensor, trace: dict[str, Any]) -> Tensor:
+        """Mirror an image back."""
+        return self.apply(img)
 
-class RandFlipLRd(RandOnKeys):
+
+class RandFlipLRd(RandOnKeys, InvertibleOnKeys):
     """Dictionary form of :class:`RandFlipLR`: all keys are mirrored, or none."""
 
     array_class = RandFlipLR

@@ -8,7 +8,7 @@ from torch import Tensor
 from nstorm.data.layout import time_axis
 from nstorm.data.time.timing import repetition_time_of, start_time_of, times_of_kept, with_meta
 from nstorm.data.transforms.base import RandBOLDTransform, RandOnKeys
-from nstorm.data.transforms.frames import FRAME_META, as_float
+from nstorm.data.transforms.frames import as_float
 
 
 class RandTemporalCrop(RandBOLDTransform):
@@ -50,9 +50,7 @@ class RandTemporalCrop(RandBOLDTransform):
         frames = torch.arange(img.shape[time_axis(img)])
         keep = (frames >= self.start) & (frames < self.start + self.num_frames)
         clip = img.as_subclass(Tensor).narrow(time_axis(img), self.start, self.num_frames)
-        meta = getattr(img, "meta", {})
-        cut = {name: meta[name][keep] for name in FRAME_META if name in meta}
-        return with_meta(clip.clone(memory_format=torch.contiguous_format), img, **cut, **times_of_kept(img, keep))
+        return with_meta(clip.clone(memory_format=torch.contiguous_format), img, **times_of_kept(img, keep))
 
     def _last_start(self, img: Tensor) -> int:
         frames = img.shape[time_axis(img)]

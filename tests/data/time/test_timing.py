@@ -2,6 +2,7 @@ import pytest
 import torch
 from monai.data.meta_tensor import MetaTensor
 
+from nstorm.data import strided_clips
 from nstorm.data.normalize import zscore_global, zscore_voxels
 from nstorm.data.published import prepare_published
 from nstorm.data.time.clean import clean
@@ -107,3 +108,15 @@ def test_frames_to_keep_that_do_not_fit(keep):
 def test_no_frame_to_keep():
     with pytest.raises(ValueError, match="keep leaves none of the 6 frames"):
         checked_frames(torch.zeros(6, dtype=torch.bool), run())
+
+
+def test_what_is_said_of_each_frame_goes_with_the_frames():
+    meta = {"tr": 2.0, "motion": torch.arange(12.0).view(6, 2), "dropped": torch.tensor([0, 1, 0, 0, 1, 0]) > 0}
+    run = MetaTensor(torch.rand(6, 2, 2, 2), affine=torch.eye(4), meta=meta)
+    kept = keep_frames(run, torch.tensor([True, True, False, False, False, True]))
+    assert kept.meta["motion"].tolist() == [[0, 1], [2, 3], [10, 11]]
+    assert kept.meta["dropped"].tolist() == [False, True, False]
+    clip = strided_clips(run, 2)[1]["image"]
+    assert clip.meta["motion"].tolist() == [[4, 5], [6, 7]]
+    assert "motion" not in resample_time(run, 1.0).meta
+    assert len(run.meta["motion"]) == 6

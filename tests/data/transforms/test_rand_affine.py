@@ -4,9 +4,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.data.meta_tensor import MetaTensor
-from monai.transforms import Affine
+from monai.transforms import Affine, Compose
 
+from nstorm.data.transforms import TimeToFirstd
 from nstorm.data.transforms.rand_affine import RandBOLDAffine, RandBOLDAffined
+from nstorm.data.transforms.rand_flip import RandFlipLRd
 
 SHAPE = (31, 26, 23)
 
@@ -176,3 +178,25 @@ def test_reads_where_the_matrix_says(shape, entries, seed):
     voxels = (expected - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T
     inside = ((voxels >= 0) & (voxels <= np.array(shape) - 1)).all(axis=-1)
     np.testing.assert_allclose(found[inside], expected[inside], atol=1e-4)
+
+
+def test_undone_whether_applied_or_not():
+    places = torch.stack(torch.meshgrid(*(torch.linspace(-1, 1, n) for n in (17, 15, 13)), indexing="ij"))
+    smooth = torch.exp(-1.5 * places.square().sum(0))
+    affine = torch.from_numpy(np.array([[-2.0, 0, 0, 9], [0, 3, 0, -4], [0, 0, 4, 5], [0, 0, 0, 1]]))
+    clip = MetaTensor(smooth[None, ..., None].repeat(1, 1, 1, 1, 4), affine=affine, meta={"tr": 2.0})
+    mask = MetaTensor(smooth[None] > 0.5, affine=affine)
+    both = RandBOLDAffined(("image", "mask"), prob=0.5, rotate_range=0.2, translate_range=3.0).set_random_state(3)
+    compose = Compose([RandFlipLRd(("image", "mask")), both, TimeToFirstd("image")]).set_random_state(2)
+    applied = 0
+    for _ in range(12):
+        there = compose({"image": clip, "mask": mask})
+        back = compose.inverse(there)
+        assert back["image"].shape == clip.shape
+        assert back["mask"].dtype == torch.bool
+        torch.testing.assert_close(back["image"].affine, affine, rtol=0, atol=1e-6)
+        assert (back["image"] - clip).abs()[:, 2:-2, 2:-2, 2:-2].max() < 0.05
+        assert (back["mask"].as_tensor() != mask.as_tensor()).float().mean() < 0.05
+        assert back["image"].applied_operations == clip.applied_operations == []
+        applied += not torch.equal(there["image"].affine[:, 1:], affine[:, 1:])
+    assert 0 < applied < 12

@@ -4,6 +4,7 @@ MONAI's spatial transforms take the first axis for channels and treat all channe
 ``(T, H, W, D)``. On ``(1, H, W, D, T)`` they raise, or mix time into space. The number of axes tells the two apart.
 """
 
+import torch
 from torch import Tensor
 
 
@@ -62,3 +63,29 @@ def time_last(bold: Tensor) -> Tensor:
         torch.Size([1, 4, 5, 6, 20])
     """
     return bold if time_axis(bold) == 4 else bold.movedim(0, -1)[None]
+
+
+def with_layout(frames: Tensor, like: Tensor) -> Tensor:
+    """Give frames ``(T, H, W, D)`` the layout of a run, contiguous; a MetaTensor keeps its meta."""
+    return frames if time_axis(like) == 0 else time_last(frames).contiguous()
+
+
+def as_float(bold: Tensor) -> Tensor:
+    """View a run as a plain tensor of float32, or float64 where it is; other types are copied.
+
+    Raises:
+        ValueError: The tensor has neither layout.
+    """
+    time_axis(bold)
+    # The sum of a few 16-bit values already leaves float16.
+    return bold.as_subclass(Tensor).to(torch.promote_types(bold.dtype, torch.float32))
+
+
+def over_time(values: Tensor, bold: Tensor) -> Tensor:
+    """View one value for each frame such that it broadcasts over a run."""
+    return values.view(-1, 1, 1, 1) if time_axis(bold) == 0 else values
+
+
+def over_space(values: Tensor, bold: Tensor) -> Tensor:
+    """View one value for each voxel, ``(H, W, D)``, such that it broadcasts over a run."""
+    return values[None] if time_axis(bold) == 0 else values[None, ..., None]

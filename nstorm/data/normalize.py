@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from nstorm.data.layout import time_axis, time_first
+from nstorm.data.layout import as_float, over_space, time_axis, time_first
 from nstorm.data.space.grid import same_grid
 from nstorm.data.time.timing import name_of, with_meta
 
@@ -49,16 +49,8 @@ def voxels_inside(bold: Tensor, mask: Tensor | None) -> Bool[Tensor, "h w d"]:
     """
     if mask is None:
         return voxels_that_vary(bold)
-    shape = time_first(bold.as_subclass(Tensor)).shape[1:]
-    if mask.shape not in (shape, (1, *shape)):
-        raise ValueError(
-            f"mask has shape {tuple(mask.shape)}, but a frame of the run has {tuple(shape)} in {name_of(bold)}: "
-            "load_mask(path, like=run) puts one on the run's grid"
-        )
-    if mask.dtype != torch.bool:
-        raise ValueError(
-            f"mask has dtype {mask.dtype}, but it has to be a boolean tensor: pass torch.as_tensor(mask > 0)"
-        )
+    shape = tuple(time_first(bold.as_subclass(Tensor)).shape[1:])
+    inside = mask_of_shape(mask, shape, name_of(bold, "the run"))
     if not mask.any():
         raise ValueError(f"mask holds no voxel: give the mask of {name_of(bold, 'this run')}")
     if hasattr(mask, "affine") and hasattr(bold, "affine") and not same_grid(mask, bold):
@@ -66,7 +58,25 @@ def voxels_inside(bold: Tensor, mask: Tensor | None) -> Bool[Tensor, "h w d"]:
             f"mask lies on another grid than {name_of(bold, 'the run')} (affines {mask.affine.tolist()} and "
             f"{bold.affine.tolist()}): resample it to the run, and apply every spatial transform to both"
         )
-    return mask.as_subclass(Tensor).reshape(shape).to(bold.device)
+    return inside.to(bold.device)
+
+
+def mask_of_shape(mask: Tensor, shape: tuple[int, ...], name: str = "the run") -> Bool[Tensor, "h w d"]:
+    """Give a mask as a plain tensor ``(H, W, D)``, if it is boolean and has the shape of the frames of a run.
+
+    Raises:
+        ValueError: The mask has another shape or is not boolean.
+    """
+    if tuple(mask.shape) not in (shape, (1, *shape)):
+        raise ValueError(
+            f"mask has shape {tuple(mask.shape)}, but a frame of {name} has {shape}: "
+            "load_mask(path, like=run) puts one on the run's grid"
+        )
+    if mask.dtype != torch.bool:
+        raise ValueError(
+            f"mask has dtype {mask.dtype}, but it has to be a boolean tensor: pass torch.as_tensor(mask > 0)"
+        )
+    return mask.as_subclass(Tensor).reshape(shape)
 
 
 def zscore_voxels(bold: Tensor, mask: Tensor | None = None, *, robust: bool = False) -> Tensor:
@@ -95,7 +105,7 @@ def zscore_voxels(bold: Tensor, mask: Tensor | None = None, *, robust: bool = Fa
     axis = time_axis(bold)
     inside, varying = _finite_voxels(bold, mask)
     keep = inside & varying
-    values = _as_float(bold)
+    values = as_float(bold)
     if robust:
         result = values - _median(values, axis)
         scale = _median(result.abs(), axis) * MAD_TO_STD
@@ -104,7 +114,7 @@ def zscore_voxels(bold: Tensor, mask: Tensor | None = None, *, robust: bool = Fa
         result = values - mean
     # The deviation of tiny changes can round to 0.
     keep = keep & (time_first(scale)[0] > 0)
-    return with_meta(result.div_(scale).masked_fill_(~_on_every_frame(keep, axis), 0.0), bold)
+    return with_meta(result.div_(scale).masked_fill_(~over_space(keep, bold), 0.0), bold)
 
 
 def zscore_global(
@@ -137,9 +147,8 @@ def zscore_global(
     """
     if isinstance(outside, str) and outside != "min":
         raise ValueError(f"outside is {outside!r}, but it has to be 'min' or a number")
-    axis = time_axis(bold)
     inside, _ = _finite_voxels(bold, mask)
-    values = _as_float(bold)
+    values = as_float(bold)
     centre, scale = 0.0, 0.0
     if inside.any():
         centre, scale = _median_and_mad(values, inside) if robust else _mean_and_std(values, inside)
@@ -152,7 +161,7 @@ def zscore_global(
     if outside == "min":
         everywhere = torch.full((), torch.inf, dtype=result.dtype, device=result.device)
         outside = float(torch.where(inside, time_first(result).amin(dim=0), everywhere).min())
-    return with_meta(result.masked_fill_(~_on_every_frame(inside, axis), float(outside)), bold)
+    return with_meta(result.masked_fill_(~over_space(inside, bold), float(outside)), bold)
 
 
 def percent_signal_change(bold: Tensor, mask: Tensor | None = None, *, robust: bool = False) -> Tensor:
@@ -180,13 +189,13 @@ def percent_signal_change(bold: Tensor, mask: Tensor | None = None, *, robust: b
     axis = time_axis(bold)
     inside, varying = _finite_voxels(bold, mask)
     keep = inside & varying
-    values = _as_float(bold)
+    values = as_float(bold)
     std, baseline = torch.std_mean(values, dim=axis, correction=0, keepdim=True)
     if robust:
         baseline = _median(values, axis)
     keep = keep & (time_first(baseline.abs() > LEAST_BASELINE * std)[0])
     result = (values - baseline).mul_(100).div_(baseline.abs())
-    return with_meta(result.masked_fill_(~_on_every_frame(keep, axis), 0.0), bold)
+    return with_meta(result.masked_fill_(~over_space(keep, bold), 0.0), bold)
 
 
 def _finite_voxels(bold: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -201,15 +210,6 @@ def _finite_voxels(bold: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
             "replace the values, as nstorm.data.load_bold does with fill_nan=0"
         )
     return inside, varying
-
-
-def _as_float(bold: Tensor) -> Tensor:
-    # The sum of a few 16-bit values already leaves float16.
-    return bold.as_subclass(Tensor).to(torch.promote_types(bold.dtype, torch.float32))
-
-
-def _on_every_frame(voxels: Tensor, axis: int) -> Tensor:
-    return voxels[None] if axis == 0 else voxels[None, ..., None]
 
 
 def _median(values: Tensor, axis: int) -> Tensor:

@@ -13,6 +13,7 @@ from nstorm.data.files.nifti import NiftiFile, open_nifti
 from nstorm.data.files.reader import BOLDFile
 from nstorm.data.space.grid import Grid, grid_of
 from nstorm.data.space.resample_space import resample_space
+from nstorm.data.time.timing import name_of
 
 if TYPE_CHECKING:
     import monai.data.meta_tensor
@@ -118,5 +119,5 @@ def _elsewhere(path: str | PathLike[str], grid: Grid, like: Any) -> ValueError:
 
 def _name(like: Any) -> str:
     if isinstance(like, Tensor):
-        return str(getattr(like, "meta", {}).get("filename_or_obj", "like"))
+        return name_of(like, "like")
     return str(like.path if isinstance(like, BOLDFile) else like)

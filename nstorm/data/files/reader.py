@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from nstorm.data.files.nifti import open_nifti
 from nstorm.data.files.repetition_time import repetition_time
+from nstorm.data.wording import some_of
 
 if TYPE_CHECKING:
     import monai.data.meta_tensor
@@ -163,11 +164,10 @@ class BOLDFile:
             if is_nan
             else "correct the image, or leave the run out"
         )
-        named = ", ".join(str(start + index) for index in broken[:5])
-        more = f" and {len(broken) - 5} more" if len(broken) > 5 else ""
+        named = some_of([start + index for index in broken], 5)
         return ValueError(
             f"{self.path} has {'NaN' if is_nan else 'infinite'} values in {(~np.isfinite(bad)).any(axis=0).sum()} "
-            f"voxels, in frame{'s' if len(broken) > 1 else ''} {named}{more}: {remedy}"
+            f"voxels, in frame{'s' if len(broken) > 1 else ''} {named}: {remedy}"
         )
 
     def __repr__(self) -> str:

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from os import PathLike
@@ -18,6 +18,7 @@ from torch import Tensor
 from nstorm.data.files.nifti import NiftiFile, open_nifti
 from nstorm.data.parcels.label_table import read_label_names
 from nstorm.data.space.grid import grid_of
+from nstorm.data.wording import some_of
 
 if TYPE_CHECKING:
     import monai.data.meta_tensor
@@ -190,9 +191,3 @@ def _read_values(file: NiftiFile) -> NDArray[np.int64]:
     if not values.any():
         raise ValueError(f"{file.path} has no voxel with a label: all of its values are 0")
     return values.astype(np.int64)
-
-
-def some_of(items: Sequence[object], most: int = 8) -> str:
-    """List the first of many items in an error message."""
-    more = f" and {len(items) - most} more" if len(items) > most else ""
-    return ", ".join(map(str, items[:most])) + more

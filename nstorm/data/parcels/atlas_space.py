@@ -12,6 +12,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nstorm.data.normalize import mask_of_shape
 from nstorm.data.parcels.atlas import Atlas
 from nstorm.data.space.grid import Grid, grid_of
 
@@ -122,21 +123,13 @@ def mask_on_grid(mask: Tensor, grid: Grid) -> NDArray[np.bool_]:
     """
     from monai.data.meta_tensor import MetaTensor
 
-    if mask.dtype != torch.bool:
-        raise ValueError(
-            f"mask has dtype {mask.dtype}, but it has to be a boolean tensor: pass torch.as_tensor(mask > 0)"
-        )
-    if tuple(mask.shape) not in (grid.shape, (1, *grid.shape)):
-        raise ValueError(
-            f"mask has shape {tuple(mask.shape)}, but a frame of the run has {grid.shape}: "
-            "load_mask(path, like=run) puts one on the run's grid"
-        )
+    inside = mask_of_shape(mask, grid.shape)
     if isinstance(mask, MetaTensor) and Grid(grid.shape, mask.affine) != grid:
         raise ValueError(
             f"mask has the affine {mask.affine.tolist()}, but the run has {grid.affine.tolist()}: read it with "
             "nstorm.data.load_mask(..., like=run), or pass mask.as_tensor() if it is on the run's grid"
         )
-    return np.asarray(mask.as_subclass(Tensor).numpy(force=True).reshape(grid.shape))
+    return np.asarray(inside.numpy(force=True))
 
 
 def _nearest_voxels(voxels: Sequence[NDArray[np.intp]], grid: Grid, other: Grid) -> NDArray[np.intp]:

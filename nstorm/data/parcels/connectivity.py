@@ -9,8 +9,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nstorm.data.parcels.atlas import some_of
 from nstorm.data.parcels.series import ParcelSeries
+from nstorm.data.wording import some_of
 
 if TYPE_CHECKING:
     import sklearn.base

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nstorm.data.layout import time_first
-from nstorm.data.parcels.atlas import Atlas, some_of
+from nstorm.data.parcels.atlas import Atlas
 from nstorm.data.parcels.atlas_space import mask_on_grid, parcel_coverage, resample_atlas
 from nstorm.data.space.grid import grid_of
 from nstorm.data.time.timing import name_of
+from nstorm.data.wording import some_of
 
 if TYPE_CHECKING:
     import monai.data.meta_tensor

@@ -6,7 +6,7 @@ import nibabel
 import torch
 from torch import Tensor
 
-from nstorm.data.layout import time_first
+from nstorm.data.layout import over_space, time_first
 from nstorm.data.normalize import voxels_inside
 from nstorm.data.space.grid import grid_of
 from nstorm.data.time.timing import with_meta
@@ -108,6 +108,4 @@ def apply_mask(bold: Tensor, mask: Tensor, *, value: float | str = 0.0) -> Tenso
         if value != "min":
             raise ValueError(f"value is {value!r}, but it has to be 'min' or a number")
         value = time_first(values)[:, inside].min().item()
-    # (H, W, D) against (T, H, W, D) or (1, H, W, D, T)
-    outside = ~inside if bold.ndim == 4 else ~inside[..., None]
-    return with_meta(values.masked_fill(outside, value), bold)
+    return with_meta(values.masked_fill(over_space(~inside, bold), value), bold)

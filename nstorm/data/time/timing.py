@@ -8,14 +8,13 @@ from torch import Tensor
 
 from nstorm.data.layout import time_axis
 
+FRAME_META = ("motion", "spikes", "dropped")
+"""Entries of meta with one row for each frame: what augmentation has done to it."""
+
 
 def name_of(image: Tensor, default: str = "bold") -> str:
     """Name an image in a message: by the file that it was read from, where it knows it."""
     return str(getattr(image, "meta", {}).get("filename_or_obj", default))
-
-
-FRAME_META = ("motion", "spikes", "dropped")
-"""Entries of meta with one row for each frame: what augmentation has done to it."""
 
 
 def repetition_time_of(bold: Tensor) -> float:
@@ -80,8 +79,14 @@ def keep_frames(bold: Tensor, keep: Tensor) -> Tensor:
         bold: A run of shape ``(T, H, W, D)`` or ``(1, H, W, D, T)``.
         keep: The frames that stay, boolean of shape ``(T,)``.
     """
-    kept = keep.nonzero()[:, 0].to(bold.device)
-    values = bold.as_subclass(Tensor).index_select(time_axis(bold), kept)
+    kept = keep.nonzero()[:, 0]
+    axis, plain = time_axis(bold), bold.as_subclass(Tensor)
+    first = int(kept[0])
+    if int(kept[-1]) - first < len(kept):
+        # many times faster than gathering where time is the last axis
+        values = plain.narrow(axis, first, len(kept)).clone(memory_format=torch.contiguous_format)
+    else:
+        values = plain.index_select(axis, kept.to(bold.device))
     return with_meta(values, bold, **times_of_kept(bold, keep))
 
 

@@ -93,6 +93,17 @@ class InvertibleRandBOLDTransform(RandBOLDTransform, InvertibleTransform):
         return self.undo(img, noted[TraceKeys.EXTRA_INFO]) if noted[TraceKeys.DO_TRANSFORM] else img
 
 
+def entry(data: Mapping[Hashable, Any], key: Hashable, argument: str) -> Any:
+    """Give what an item has under a key, which an argument of the transform names.
+
+    Raises:
+        KeyError: The item lacks the key.
+    """
+    if key not in data:
+        raise KeyError(f"{argument} is {key!r}, but the item has only the keys {list(data)}")
+    return data[key]
+
+
 class OnKeys(MapTransform):
     """Base of dictionary forms: ``array_class`` on every key.
 
@@ -153,11 +164,7 @@ class OnKeysInMask(OnKeys):
 
     def arguments(self, data: Mapping[Hashable, Any], key: Hashable) -> dict[str, Any]:
         """Give the mask of the item, which has to be there if it was asked for."""
-        if self.mask_key is None:
-            return {}
-        if self.mask_key not in data:
-            raise KeyError(f"mask_key is {self.mask_key!r}, but the item has only the keys {list(data)}")
-        return {"mask": data[self.mask_key]}
+        return {} if self.mask_key is None else {"mask": entry(data, self.mask_key, "mask_key")}
 
 
 class InvertibleOnKeys(OnKeys, InvertibleTransform):

@@ -77,6 +77,23 @@ class Compose(monai_compose.Compose):
             )
         return apply_pending_transforms(input_, None, self.overrides, self.log_stats)
 
+    def flatten(self) -> "Compose":
+        """Put the transforms of inner ones into one sequence; :meth:`inverse` calls it.
+
+        MONAI's makes a new Compose, which seeds the transforms anew: they would lose the seed that they were given.
+        """
+        flat = copy(self)
+        flat.transforms = tuple(
+            inner
+            for transform in self.transforms
+            for inner in (
+                transform.flatten().transforms
+                if type(transform) is Compose and transform.map_items == self.map_items
+                else (transform,)
+            )
+        )
+        return flat
+
 
 def _guarded(transform: Any) -> Any:
     """Put this Compose in the place of MONAI's, wherever it is inside a transform."""

@@ -7,6 +7,7 @@ from monai.transforms.transform import Transform
 
 from nstorm.data.layout import time_axis
 from nstorm.data.time.confounds import Strategy, load_confounds
+from nstorm.data.transforms.base import entry
 
 
 class LoadConfoundsd(Transform):
@@ -49,9 +50,7 @@ class LoadConfoundsd(Transform):
             ValueError: There are no confounds for the run (:func:`nstorm.data.load_confounds`), or it does not know
                 which frames of its file it holds.
         """
-        if self.image_key not in data:
-            raise KeyError(f"image_key is {self.image_key!r}, but the item has only the keys {list(data)}")
-        img = data[self.image_key]
+        img = entry(data, self.image_key, "image_key")
         meta = getattr(img, "meta", {})
         if "filename_or_obj" not in meta:
             raise ValueError(f"{self.image_key!r} does not know its file: read it with nstorm.data.load_bold")

@@ -3,10 +3,9 @@
 import torch
 from torch import Tensor
 
-from nstorm.data.layout import time_axis
+from nstorm.data.layout import as_float, time_axis
 from nstorm.data.time.timing import with_meta
 from nstorm.data.transforms.base import RandBOLDTransform, RandOnKeys
-from nstorm.data.transforms.frames import as_float
 from nstorm.data.transforms.ranges import checked_range, checked_spacing
 from nstorm.data.transforms.smooth_field import bspline_field, control_points
 

@@ -6,10 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nstorm.data.layout import time_axis
+from nstorm.data.layout import as_float, over_time, time_axis
 from nstorm.data.time.timing import with_meta
 from nstorm.data.transforms.base import RandBOLDTransform, RandOnKeys
-from nstorm.data.transforms.frames import as_float, over_time
 from nstorm.data.transforms.ranges import checked_range
 
 

@@ -7,14 +7,24 @@ import torch
 from numpy.polynomial.legendre import leggrid3d
 from torch import Tensor
 
+from nstorm.data.layout import as_float, over_space
+from nstorm.data.normalize import voxels_inside
 from nstorm.data.space.grid import grid_of
 from nstorm.data.time.timing import with_meta
 from nstorm.data.transforms.base import OnKeysInMask, RandBOLDTransform, RandOnKeys
-from nstorm.data.transforms.frames import as_float, in_mask, over_space
 from nstorm.data.transforms.ranges import checked_range
 
 # Values that are smoothed at a time: few enough to stay near the processor while the kernel passes over them.
 _SLAB = 1 << 18
+
+
+def in_mask(mask: Tensor, img: Tensor) -> Tensor:
+    """View a mask such that it broadcasts over an image.
+
+    Raises:
+        ValueError: The mask is not boolean, is empty, or is on another grid.
+    """
+    return over_space(voxels_inside(img, mask), img)
 
 
 class RandBOLDNoise(RandBOLDTransform):

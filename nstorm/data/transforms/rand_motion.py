@@ -9,11 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from nstorm.data.layout import time_first, time_last
+from nstorm.data.layout import as_float, time_first, with_layout
 from nstorm.data.space.grid import grid_of
 from nstorm.data.time.timing import with_meta
 from nstorm.data.transforms.base import RandBOLDTransform, RandOnKeys
-from nstorm.data.transforms.frames import as_float
 from nstorm.data.transforms.rand_affine import centred
 from nstorm.data.transforms.ranges import checked_range
 
@@ -96,8 +95,7 @@ class RandMotion(RandBOLDTransform):
                 torch.from_numpy(theta[None, :3]).to(frames), [1, 1, *img.shape[1:4]], align_corners=False
             )
             out.copy_(F.grid_sample(frame[None, None], grid, padding_mode=self.padding_mode, align_corners=False)[0, 0])
-        moved = moved if img.ndim == 4 else time_last(moved).contiguous()
-        return with_meta(moved, img, motion=torch.from_numpy(self.trace.copy()))
+        return with_meta(with_layout(moved, img), img, motion=torch.from_numpy(self.trace.copy()))
 
 
 def _centred(trace: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -5,10 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-from nstorm.data.layout import time_axis
-from nstorm.data.time.timing import repetition_time_of, start_time_of, times_of_kept, with_meta
+from nstorm.data.layout import as_float, time_axis
+from nstorm.data.time.timing import keep_frames, repetition_time_of, start_time_of, with_meta
 from nstorm.data.transforms.base import RandBOLDTransform, RandOnKeys
-from nstorm.data.transforms.frames import as_float
 
 
 class RandTemporalCrop(RandBOLDTransform):
@@ -49,8 +48,7 @@ class RandTemporalCrop(RandBOLDTransform):
             )
         frames = torch.arange(img.shape[time_axis(img)])
         keep = (frames >= self.start) & (frames < self.start + self.num_frames)
-        clip = img.as_subclass(Tensor).narrow(time_axis(img), self.start, self.num_frames)
-        return with_meta(clip.clone(memory_format=torch.contiguous_format), img, **times_of_kept(img, keep))
+        return keep_frames(img, keep)
 
     def _last_start(self, img: Tensor) -> int:
         frames = img.shape[time_axis(img)]

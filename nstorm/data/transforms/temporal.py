@@ -9,7 +9,7 @@ from torch import Tensor
 from nstorm.data.time.clean import clean
 from nstorm.data.time.resample_time import remove_dummy_scans, resample_time
 from nstorm.data.time.scrub import scrub
-from nstorm.data.transforms.base import BOLDTransform, OnKeys, OnKeysInMask
+from nstorm.data.transforms.base import BOLDTransform, OnKeys, OnKeysInMask, entry
 
 
 class ResampleTime(BOLDTransform):
@@ -157,7 +157,7 @@ class Cleand(OnKeysInMask):
     def arguments(self, data: Mapping[Hashable, Any], key: Hashable) -> dict[str, Any]:
         """Give the mask, the confounds and the frames to trust of an item."""
         asked = {name: item_key for name, item_key in self.item_keys.items() if item_key is not None}
-        return super().arguments(data, key) | {name: _entry(data, at, f"{name}_key") for name, at in asked.items()}
+        return super().arguments(data, key) | {name: entry(data, at, f"{name}_key") for name, at in asked.items()}
 
 
 class Scrubd(OnKeys):
@@ -177,10 +177,4 @@ class Scrubd(OnKeys):
 
     def arguments(self, data: Mapping[Hashable, Any], key: Hashable) -> dict[str, Any]:
         """Give the frames to trust of an item."""
-        return {"keep": _entry(data, self.keep_key, "keep_key")}
-
-
-def _entry(data: Mapping[Hashable, Any], key: Hashable, argument: str) -> Any:
-    if key not in data:
-        raise KeyError(f"{argument} is {key!r}, but the item has only the keys {list(data)}")
-    return data[key]
+        return {"keep": entry(data, self.keep_key, "keep_key")}

@@ -15,7 +15,7 @@ from monai.transforms.utility.array import RandTorchIO, TorchIO
 from monai.transforms.utility.dictionary import RandTorchIOd, TorchIOd
 from torch import Tensor
 
-from nstorm.data.layout import time_first, time_last
+from nstorm.data.layout import time_first, with_layout
 from nstorm.data.space.grid import grid_of
 from nstorm.data.time.timing import with_meta
 from nstorm.data.transforms.base import BOLDTransform
@@ -83,15 +83,15 @@ class TimeAsChannel(RandomlyInside, InvertibleTransform, BOLDTransform):
         """Transform a clip, which stays as it is, and give back its layout."""
         frames = _to_channels(img)
         if _is_torchio(self.transform) and isinstance(frames, MetaTensor):
-            return _back(_from_torchio(self.call_inside(_for_torchio(frames)), frames), img)
+            return with_layout(_from_torchio(self.call_inside(_for_torchio(frames)), frames), img)
         result = self.call_inside(frames)
-        return _back(result if isinstance(result, MetaTensor) else with_meta(result, frames), img)
+        return with_layout(result if isinstance(result, MetaTensor) else with_meta(result, frames), img)
 
     def inverse(self, img: Tensor) -> Tensor:
         """Undo the inner transform."""
         if not isinstance(self.transform, InvertibleTransform):
             return img
-        return _back(self.transform.inverse(_to_channels(img)), img)
+        return with_layout(self.transform.inverse(_to_channels(img)), img)
 
 
 class TimeAsChanneld(RandomlyInside, MapTransform, InvertibleTransform):
@@ -135,7 +135,7 @@ class TimeAsChanneld(RandomlyInside, MapTransform, InvertibleTransform):
             d.update({key: _from_torchio(results[str(key)], d[key]) for key in inside})
         else:
             d = dict(self.call_inside(d))
-        return d | {key: _back(d[key], data[key]) for key in frames}
+        return d | {key: with_layout(d[key], data[key]) for key in frames}
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Undo the inner transform."""
@@ -143,7 +143,7 @@ class TimeAsChanneld(RandomlyInside, MapTransform, InvertibleTransform):
             return dict(data)
         keys = list(self.key_iterator(data))
         d = dict(self.transform.inverse(dict(data) | {key: _to_channels(data[key]) for key in keys}))
-        return d | {key: _back(d[key], data[key]) for key in keys}
+        return d | {key: with_layout(d[key], data[key]) for key in keys}
 
 
 def _draws_globally(transform: object) -> bool:
@@ -173,10 +173,6 @@ def _refuse_torchio_inside(transform: object) -> None:
 def _to_channels(img: Tensor) -> Tensor:
     # a copy, so that neither values nor meta of what was given can change
     return time_first(img).clone(memory_format=torch.contiguous_format)
-
-
-def _back(frames: Tensor, img: Tensor) -> Tensor:
-    return frames if img.ndim == 4 else time_last(frames).contiguous()
 
 
 def _for_torchio(img: Tensor) -> Any:

@@ -389,3 +389,19 @@ def test_numpy_arrays_paths_and_other_callables():
     assert Compose([lambda x: x, torch.nn.Identity(), np.asarray])(image).shape == image.shape
     with pytest.raises(RuntimeError, match="applying transform"):
         Compose([mt.LoadImage()])(Path("missing.nii.gz"))
+
+
+def test_to_undo_does_not_seed_anew():
+    def drawn(undo: bool) -> list[torch.Tensor]:
+        inner = Compose([mt.RandFlipd("image", prob=0.5, spatial_axis=0)])
+        compose = Compose([inner, mt.RandFlipd("image", prob=0.5, spatial_axis=1)]).set_random_state(3)
+        results = []
+        for _ in range(8):
+            there = compose({"image": run()})
+            results.append(there["image"].affine)
+            if undo:
+                compose.inverse(there)
+        return results
+
+    for undone, not_undone in zip(drawn(True), drawn(False), strict=True):
+        assert torch.equal(undone, not_undone)

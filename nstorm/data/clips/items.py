@@ -4,10 +4,12 @@ from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from os import PathLike, fspath
 from typing import Any
+from urllib.parse import quote
 
 from torch import Tensor
 
 from nstorm.data.files.bids_name import bids_entities
+from nstorm.data.wording import some_of
 
 # what tells recordings apart, in the order of BIDS; its other entities name versions of one recording
 IDENTITY = {
@@ -18,8 +20,8 @@ IDENTITY = {
     "direction": "dir",
     "run": "run",
 }
-# how BIDS, pandas and Python write that a value is not known
-_UNKNOWN = {"", "n/a", "nan", "<NA>", "None"}
+# how BIDS writes that a value is not known, and what NaN, NaT and pandas' NA become as text
+_UNKNOWN = {"", "n/a", "nan", "NaT", "<NA>"}
 
 
 def run_item(image: str | PathLike[str] | Tensor, **labels: Any) -> dict[str, Any]:
@@ -78,6 +80,9 @@ def subject_of(item: Mapping[str, Any]) -> str:
 def run_of(item: Mapping[str, Any]) -> str:
     """Name the run of an item in the words of BIDS, such as ``sub-01_ses-2_task-rest_run-1``.
 
+    It can name a file or folder anywhere: what is neither a letter from A to Z, a digit nor one of ``-_.+~`` is written
+    as ``=`` and its UTF-8 bytes in hexadecimal digits, so that the subject ``a/b`` gives ``sub-a=2Fb``.
+
     Raises:
         ValueError: The item has no subject.
     """
@@ -88,23 +93,30 @@ def run_of(item: Mapping[str, Any]) -> str:
 def recording_of(item: Mapping[str, Any]) -> str:
     """Name the run of an item as :func:`run_of` does, as far as it is known."""
     values = {entity: _named(item, key) for key, entity in IDENTITY.items()}
-    return "_".join(f"{entity}-{value}" for entity, value in values.items() if value)
+    # percent signs mean something in the URLs of object stores
+    return "_".join(f"{entity}-{quote(value, safe='+').replace('%', '=')}" for entity, value in values.items() if value)
 
 
 def text_of(value: Any) -> str:
-    """Write a label such that one value has one text, ``""`` where it is not known."""
+    """Write a label such that one value has one text, ``""`` where it is not known; True is 1.
+
+    Not known are None, NaN, NaT, pandas' NA and the texts that ``str`` makes of the last three, and BIDS's ``n/a``; the
+    text ``None`` is a label like others.
+    """
+    if value is None:
+        return ""
     # pandas makes decimals of numbers, and NaN of what a table leaves out
-    if isinstance(value, Real) and not isinstance(value, Integral) and float(value).is_integer():
+    if isinstance(value, Integral):
+        value = int(value)
+    elif isinstance(value, Real) and float(value).is_integer():
         value = int(float(value))
     text = str(value).strip()
     return "" if text in _UNKNOWN else text
 
 
 def listing(names: Iterable[str], most: int = 5) -> str:
-    """Name some of many: ``01, 02, 03 and 4 more``."""
-    names = sorted(names)
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
+    """Name some of many, sorted."""
+    return some_of(sorted(names), most)
 
 
 def _named(item: Mapping[str, Any], key: str) -> str:

@@ -2,6 +2,9 @@
 
 import json
 import os
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -26,25 +29,18 @@ def inherited_value(image: Path, key: str) -> tuple[Path, Any] | None:
     """
     # A git-annex image is a symlink to a file of another name elsewhere: resolve() would look there.
     image = Path(os.path.abspath(image))
-    entities, suffix = _name_parts(image)
     for folder in image.parents[: NUM_PARENTS + 1]:
-        found: list[tuple[int, Path, Any]] = []
-        for sidecar in sorted(folder.glob("*.json")):
-            sidecar_entities, sidecar_suffix = _name_parts(sidecar)
-            if sidecar_suffix == suffix and sidecar_entities <= entities:
-                content = _read(sidecar)
-                if key in content:
-                    found.append((len(sidecar_entities), sidecar, content[key]))
-        if found:
-            most = max(num_entities for num_entities, _, _ in found)
-            (_, first, value), *others = [entry for entry in found if entry[0] == most]
-            for _, other, other_value in others:
-                if other_value != value:
-                    raise ValueError(
-                        f"{first} and {other} apply equally to {image.name} but give {key} {value!r} and "
-                        f"{other_value!r}: correct or remove one of them"
-                    )
-            return first, value
+        for equals in _applicable(folder, image):
+            found = [(sidecar, content[key]) for sidecar in equals if key in (content := _read(sidecar))]
+            if found:
+                (first, value), *others = found
+                for other, other_value in others:
+                    if other_value != value:
+                        raise ValueError(
+                            f"{first} and {other} apply equally to {image.name} but give {key} {value!r} and "
+                            f"{other_value!r}: correct or remove one of them"
+                        )
+                return first, value
         if (folder / "dataset_description.json").exists():
             return None
     return None
@@ -68,9 +64,42 @@ def stem(image: Path) -> str:
     return Path(image.name.removesuffix(".gz")).stem
 
 
-def _name_parts(path: Path) -> tuple[frozenset[str], str]:
-    *entities, suffix = stem(path).split("_")
-    return frozenset(entities), suffix
+def _applicable(folder: Path, image: Path) -> Iterator[list[Path]]:
+    """Give the sidecars of a folder that apply to an image, the most specific first, equally specific ones together."""
+    own = folder / f"{stem(image)}.json"
+    if own.is_file():
+        yield [own]
+    by_number: dict[int, list[Path]] = defaultdict(list)
+    for name in sorted(_names(folder, image) - {own.name}):
+        by_number[name.count("_")].append(folder / name)
+    for number in sorted(by_number, reverse=True):
+        yield by_number[number]
+
+
+def _names(folder: Path, image: Path) -> set[str]:
+    *entities, suffix = stem(image).split("_")
+    subject = {entity for entity in entities if entity.startswith("sub-")}
+    if subject & set(folder.parts):
+        return {name for name in _listed(folder) if _applies(name, set(entities), suffix)}
+    # A study's folder has as many entries as subjects: it is asked for each name that could apply, of which those with
+    # the subject and session belong below.
+    below = image.relative_to(folder).parts
+    free = [entity for entity in entities if "-" in entity and entity not in below]
+    chosen = (some for number in range(len(free) + 1) for some in combinations(free, number))
+    names = ("_".join((*some, suffix)) + ".json" for some in chosen)
+    return {name for name in names if os.path.isfile(os.path.join(folder, name))}
+
+
+def _applies(name: str, entities: set[str], suffix: str) -> bool:
+    *own, last = name.removesuffix(".json").split("_")
+    return name.endswith(".json") and last == suffix and entities.issuperset(own)
+
+
+def _listed(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
 
 
 def _read(sidecar: Path) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""The runs of a whole study, found and checked before any work."""

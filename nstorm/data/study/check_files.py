@@ -1,0 +1,62 @@
+"""What is wrong with the files of a study."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+
+from nstorm.data.study.look import Seen
+from nstorm.data.study.problem import Problem, counted
+from nstorm.data.study.report import RunHeader
+from nstorm.data.study.table import Row
+
+_NOUNS = {"confounds": "confounds table"}
+
+
+def file_problems(runs: Sequence[Row], seen: Sequence[Seen], min_frames: int) -> Iterator[Problem]:
+    """List what is wrong: files that are not there or cannot be used, few frames, TRs and grids that differ."""
+    absent: dict[str, list[str]] = defaultdict(list)
+    faulty: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
+    for run, found in zip(runs, seen, strict=True):
+        for key in found.absent:
+            absent[key].append(run[key])
+        for kind, fault in found.faults.items():
+            # one fault of many files is one problem
+            faulty[kind, fault.replace(run[kind], "...")].append((run[kind], fault))
+    for key, files in absent.items():
+        what = f"{counted(len(files), 'file')} of {key} not there"
+        yield Problem(key, what, "correct the paths, or fetch the files", tuple(files))
+    for (kind, _), cases in faulty.items():
+        named = tuple(file for file, _ in cases)
+        yield Problem(kind, f"{counted(len(named), _NOUNS.get(kind, kind))} of no use", cases[0][1], named)
+    headers = {run["image"]: found.header for run, found in zip(runs, seen, strict=True) if found.header}
+    yield from _too_short(headers, min_frames)
+    yield from _times_that_differ(headers)
+    yield from _grids_that_differ(headers)
+
+
+def _too_short(headers: Mapping[str, RunHeader], min_frames: int) -> Iterator[Problem]:
+    if files := tuple(image for image, header in headers.items() if header.num_frames < min_frames):
+        what = f"{counted(len(files), 'run')} of fewer than {min_frames} frames"
+        yield Problem("frames", what, "leave them out, or pass a smaller min_frames", files)
+
+
+def _times_that_differ(headers: Mapping[str, RunHeader]) -> Iterator[Problem]:
+    numbers = Counter(round(header.tr, 3) for header in headers.values()).most_common()
+    if len(numbers) > 1:
+        usual = numbers[0][0]
+        files = tuple(image for image, header in headers.items() if round(header.tr, 3) != usual)
+        times = ", ".join(f"{tr:g} s ({counted(number, 'run')})" for tr, number in numbers[:5])
+        remedy = "bring them to one with nstorm.data.resample_time, count clips in seconds, or ignore 'tr'"
+        yield Problem("tr", f"{len(numbers)} repetition times, {times}; of all but the first", remedy, files)
+
+
+def _grids_that_differ(headers: Mapping[str, RunHeader]) -> Iterator[Problem]:
+    grids = {id(header.grid): header.grid for header in headers.values()}
+    numbers = Counter(id(header.grid) for header in headers.values()).most_common()
+    usual = grids[numbers[0][0]] if numbers else None
+    others = {number for number, grid in grids.items() if grid != usual}
+    if files := tuple(image for image, header in headers.items() if id(header.grid) in others):
+        assert usual is not None
+        shape, spacing = ("x".join(f"{size:.3g}" for size in sizes) for sizes in (usual.shape, usual.spacing))
+        most = f"{len(headers) - len(files):,} of {shape} voxels of {spacing} mm"
+        what = f"{counted(len(files), 'run')} on another grid than the {most}"
+        yield Problem("grid", what, "bring them to one with nstorm.data.resample_space, or ignore 'grid'", files)

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nstorm.data.layout import time_axis, time_first, time_last
+from nstorm.data.layout import time_axis, time_first, with_layout
 from nstorm.data.normalize import voxels_inside
+from nstorm.data.space.crop_or_pad import crop_or_pad
 from nstorm.data.space.grid import grid_of
 from nstorm.data.space.orientation import axcodes_of, reorient
 from nstorm.data.time.timing import name_of, repetition_time_of, start_time_of, with_meta
@@ -108,27 +109,29 @@ def prepare_published(
         turned = reorient(bold, axcodes)
         brain = brain if brain is None else reorient(brain, axcodes)
 
-    frames, affine = _resampled(turned)
-    frames = _with_tr(frames, tr)
-    background = frames == 0 if brain is None else _resampled(brain)[0].expand_as(frames) == 0
+    frames, affine = on_published_voxels(turned)
+    frames = with_published_tr(frames, tr)
+    background = frames == 0 if brain is None else on_published_voxels(brain)[0].expand_as(frames) == 0
     if background.all():
         raise ValueError(
             f"{name_of(bold)} has no voxel but background (exactly 0, or outside the mask): give the run or its mask"
         )
-    frames, step = _quantized(frames.clamp_(min=0).masked_fill_(background, 0), background, name_of(bold))
-    if pad_to is not None:
-        frames, affine = _padded(frames, affine, pad_to)
-    frames = frames.to(torch.int8) if quantize else frames.mul_(step)
-    if axis == 4:
-        frames = time_last(frames).contiguous()
+    mean, std, extent = settle(frames, background, name_of(bold))
+    frames.sub_(mean).mul_(INT8_MAX / extent).round_()
+    step = extent / std / INT8_MAX
+    if pad_to is not None and max(frames.shape[1:]) > pad_to:
+        raise ValueError(f"the run has {tuple(frames.shape[1:])} voxels of 2 mm, more than pad_to ({pad_to})")
+    frames = with_layout(frames.to(torch.int8) if quantize else frames.mul_(step), bold)
     changes: dict[str, Any] = {"affine": affine, "tr": TR, "start_time": start_time}
     if frames.shape[axis] != bold.shape[axis]:
         changes["start_frame"] = None
     result = with_meta(frames, turned, **changes)
+    if pad_to is not None:
+        result = crop_or_pad(result, pad_to, value="min")
     return (result, step) if quantize else result
 
 
-def _resampled(bold: Tensor) -> tuple[Tensor, Tensor]:
+def on_published_voxels(bold: Tensor) -> tuple[Tensor, Tensor]:
     """Give voxels of 2 mm and the middle of longer axes; the sizes are rounded, so that the voxels are nearly 2 mm."""
     frames, grid = time_first(bold.as_subclass(Tensor)), grid_of(bold)
     old_size = np.array(grid.shape)
@@ -143,7 +146,8 @@ def _resampled(bold: Tensor) -> tuple[Tensor, Tensor]:
     return result, _moved(grid.affine, step, (start + 0.5) * step - 0.5)
 
 
-def _with_tr(frames: Tensor, tr: float) -> Tensor:
+def with_published_tr(frames: Tensor, tr: float) -> Tensor:
+    """Give frames ``(T, H, W, D)`` of 0.8 s, or nearly, since their number is rounded."""
     num_frames = max(round(len(frames) * tr / TR), 1)
     if num_frames == len(frames):
         return frames
@@ -154,8 +158,13 @@ def _with_tr(frames: Tensor, tr: float) -> Tensor:
     return result
 
 
-def _quantized(frames: Tensor, background: Tensor, name: str) -> tuple[Tensor, float]:
-    """Standardise frames, whose background is 0, in place and divide them by a step such that they fit into int8."""
+def settle(frames: Tensor, background: Tensor, name: str) -> tuple[float, float, float]:
+    """Put, in place, 0 for negative values and the lowest of what is not background for the background.
+
+    Returns:
+        Mean and standard deviation of what is not background, and the largest distance from this mean.
+    """
+    frames.clamp_(min=0).masked_fill_(background, 0)
     count = background.numel() - int(background.count_nonzero())
     mean = sum(float(frame.double().sum()) for frame in frames) / count
     squares = sum(float(frame.double().square().sum()) for frame in frames)
@@ -168,17 +177,7 @@ def _quantized(frames: Tensor, background: Tensor, name: str) -> tuple[Tensor, f
     extent = max(float(frames.masked_fill_(background, lowest).amax()) - mean, mean - lowest)
     if not std > 1e-6 * extent or not extent > 0:
         raise ValueError(f"{name} has one value in all voxels that are not background: give another run or mask")
-    return frames.sub_(mean).mul_(INT8_MAX / extent).round_(), extent / std / INT8_MAX
-
-
-def _padded(frames: Tensor, affine: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    missing = size - np.array(frames.shape[1:])
-    if (missing < 0).any():
-        raise ValueError(f"the run has {tuple(frames.shape[1:])} voxels of 2 mm, more than pad_to ({size})")
-    after = missing // 2
-    before = missing - after
-    widths = [int(width) for pair in zip(before[::-1], after[::-1], strict=True) for width in pair]
-    return F.pad(frames, widths, value=float(frames.amin())), _moved(affine, np.ones(3), -before.astype(float))
+    return mean, std, extent
 
 
 def _moved(affine: Tensor, step: NDArray[np.float64], first: NDArray[np.float64]) -> Tensor:

@@ -1,0 +1,1 @@
+"""What a study looks like, run by run, on one page."""

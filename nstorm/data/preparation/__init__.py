@@ -1,0 +1,1 @@
+"""From files of runs to a store."""

@@ -128,8 +128,8 @@ def test_recording_needs_events_two_blocks_and_a_fitting_mask(run_on_disk, tmp_p
     events.unlink()
     assert main(["demo", "--recording", str(run_on_disk), "--out", str(tmp_path / "out")]) == 2
     assert "has no events.tsv beside it: name one with --events" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main(["demo", "--delay", "4"])
+    assert main(["demo", "--delay", "4"]) == 2
+    assert "--delay belongs to a recording of your own" in capsys.readouterr().err
 
 
 def test_noise_has_the_within_class_covariance_and_leaves_the_batch_alone():

@@ -1,0 +1,95 @@
+"""`nstorm prepare`: from a study to a store."""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from nstorm.cli.study import add_study, study_of
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to a parser."""
+    parser = commands.add_parser(
+        "prepare",
+        usage="nstorm prepare STUDY STORE [options]",
+        help="prepare the runs of a study, once, into a store that clips are streamed from",
+        description=(
+            "Prepare every run of a study into a store, and write a report on its quality. The same command goes on "
+            "where a killed one stopped. A run that fails is reported with its reason, and the others go on; the exit "
+            "code is then 1."
+        ),
+    )
+    add_study(parser)
+    parser.add_argument("store", metavar="STORE", help="a folder, or a URL such as s3://bucket/store")
+    done = parser.add_argument_group("what is done with a run")
+    done.add_argument(
+        "--preset",
+        default="native",
+        choices=("native", "4mm", "published"),
+        help="native: its own grid and TR; 4mm: MNI152 at 4 mm; published: what the published weights expect "
+        "(default: %(default)s)",
+    )
+    done.add_argument("--spacing", type=float, metavar="MM", help="voxels of another size")
+    done.add_argument("--tr", type=float, metavar="S", help="another repetition time")
+    done.add_argument("--dummy-scans", type=int, metavar="N", help="frames to leave out at the start of every run")
+    done.add_argument("--confounds", metavar="STRATEGY", help="regress out confounds of fMRIPrep, as motion or compcor")
+    done.add_argument("--high-pass", type=float, metavar="HZ", help="take slower changes out")
+    done.add_argument("--low-pass", type=float, metavar="HZ", help="take faster changes out")
+    done.add_argument(
+        "--fill-nan", type=float, metavar="X", help="put X in place of NaN, as SPM marks what is no brain"
+    )
+    done.add_argument(
+        "--dtype", choices=("int8", "int16", "float16", "float32"), help="how values are kept (default: int8)"
+    )
+    work = parser.add_argument_group("how it is done")
+    work.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: %(default)s)")
+    work.add_argument(
+        "--scheduler", metavar="ADDRESS", help="a Dask scheduler, as tcp://node1:8786, whose workers work"
+    )
+    work.add_argument("--part", type=_part, metavar="K/N", help="every N-th run from the K-th, for jobs of a cluster")
+    work.add_argument("--one-file", action="store_true", help="keep a run's frames in one file, where files are few")
+    work.add_argument("--strict", action="store_true", help="stop at the first run that fails")
+    work.add_argument("--overwrite", action="store_true", help="prepare runs again that were prepared otherwise")
+    work.add_argument("--report", type=Path, metavar="PATH", help="where the report goes (default: STORE/report.html)")
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from nstorm.data import PRESETS, PrepareError, prepare, quality_report
+
+    study = study_of(args)
+    print(study)
+    changed = ("spacing", "tr", "dummy_scans", "confounds", "high_pass", "low_pass", "fill_nan", "dtype")
+    changes = {name: getattr(args, name) for name in changed if getattr(args, name) is not None}
+    recipe = PRESETS[args.preset].but(**changes)
+    failed = 0
+    try:
+        store = prepare(
+            study,
+            args.store,
+            recipe=recipe,
+            workers=args.workers,
+            scheduler=args.scheduler,
+            part=args.part,
+            one_file=args.one_file,
+            strict=args.strict,
+            ignore=args.ignore,
+            overwrite=args.overwrite,
+        )
+    except PrepareError as error:
+        print(f"nstorm: {error}", file=sys.stderr)
+        store, failed = error.store, 1
+    print(store)
+    if args.part is None and len(store):
+        default = Path(store.place.url, "report.html") if store.place.local else Path("report.html")
+        print(f"report: {quality_report(store, args.report or default)}")
+    return failed
+
+
+def _part(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no part: give K/N, as 3/16 for the third of 16")
+    return int(match[1]), int(match[2])

@@ -17,8 +17,6 @@ from nstorm.data.time.timing import FRAME_META, repetition_time_of, start_time_o
 if TYPE_CHECKING:
     import monai.data.meta_tensor
 
-RunLike: TypeAlias = str | PathLike[str] | Tensor | Mapping[str, Any]
-
 # Onsets are often written to the millisecond.
 TOLERANCE = 1e-3
 
@@ -73,9 +71,12 @@ class PlannedRun:
         return clip
 
 
+RunLike: TypeAlias = str | PathLike[str] | Tensor | Mapping[str, Any] | PlannedRun
+
+
 def planned_runs(runs: RunLike | Sequence[RunLike]) -> list[PlannedRun]:
     """Look at runs without reading more of a file than its header."""
-    if isinstance(runs, str | PathLike | Tensor | Mapping):
+    if isinstance(runs, str | PathLike | Tensor | Mapping | PlannedRun):
         runs = [runs]
     planned = [_planned(run) for run in runs]
     if not planned:
@@ -97,6 +98,8 @@ def planned_runs(runs: RunLike | Sequence[RunLike]) -> list[PlannedRun]:
 
 
 def _planned(run: RunLike) -> PlannedRun:
+    if isinstance(run, PlannedRun):
+        return run
     if isinstance(run, Mapping) and "image" not in run:
         raise KeyError(f"a run item has only the keys {list(run)}: give it the key 'image', a path or a run in memory")
     item = run_item(**run) if isinstance(run, Mapping) else run_item(run)

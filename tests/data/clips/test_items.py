@@ -1,12 +1,15 @@
+import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from monai.data.meta_tensor import MetaTensor
 
-from nstorm.data.clips.items import image_file, listing, run_item, run_of, subject_of
+from nstorm.data.clips.items import image_file, listing, run_item, run_of, subject_of, text_of
 
 
 def test_item_of_a_file():
@@ -47,9 +50,10 @@ def test_names_of_one_person(subject, name):
     assert run_of({"subject": subject, "session": "", "task": "rest", "run": 2}) == f"sub-{name}_task-rest_run-2"
 
 
-@pytest.mark.parametrize(
-    "item", [{}, *({"subject": unknown} for unknown in ("", None, float("nan"), np.float32("nan"), pd.NA, "n/a"))]
-)
+UNKNOWN = ("", None, float("nan"), np.float32("nan"), pd.NA, pd.NaT, "n/a", "nan")
+
+
+@pytest.mark.parametrize("item", [{}, *({"subject": unknown} for unknown in UNKNOWN)])
 def test_no_subject(item):
     for name in (subject_of, run_of):
         with pytest.raises(ValueError, match=r"the item of a\.nii has no subject: set item\['subject'\]"):
@@ -69,6 +73,46 @@ def test_recordings_of_one_task_are_runs_of_their_own_and_versions_of_one_are_no
     assert runs == {f"sub-1_task-REST_{name}" for name in names}
     versions = ["echo-1_bold", "space-MNI152NLin6Asym_desc-preproc_bold", "rec-a_bold"]
     assert {run_of(run_item(f"sub-1_task-rest_{name}.nii")) for name in versions} == {"sub-1_task-rest"}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("None", "None"),
+        ("NA", "NA"),
+        (True, "1"),
+        (np.int64(3), "3"),
+        (2.5, "2.5"),
+        (10**30, "1" + "0" * 30),
+    ],
+)
+def test_labels_as_text(value, text):
+    assert text_of(value) == text
+
+
+@pytest.mark.parametrize(
+    ("subject", "name"),
+    [
+        ("a/b", "sub-a=2Fb"),
+        ("..", "sub-.."),
+        ("../../etc", "sub-..=2F..=2Fetc"),
+        ("Zoé 1", "sub-Zo=C3=A9=201"),
+        ("a=b%", "sub-a=3Db=25"),
+        ("x-y_z.1+2~", "sub-x-y_z.1+2~"),
+    ],
+)
+def test_names_of_runs_are_names_of_files(tmp_path, subject, name):
+    assert run_of({"subject": subject}) == name
+    (tmp_path / name).write_text("")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert subject_of({"subject": subject}) == subject
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8"), max_size=5).map(lambda text: f"x{text}x"), unique=True))
+def test_no_two_subjects_have_runs_of_one_name(subjects):
+    names = {run_of({"subject": subject}) for subject in subjects}
+    assert len(names) == len(subjects)
+    assert all(re.fullmatch(r"[A-Za-z0-9_.~+=-]+", name) for name in names)
 
 
 def test_listing():

@@ -1,0 +1,202 @@
+"""Clips of a store as a dataset of PyTorch."""
+
+from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from nstorm.data.clips.clip_plan import plan_clips
+from nstorm.data.clips.draws import drawn
+from nstorm.data.clips.opened_runs import OpenedRuns
+from nstorm.data.clips.stored_runs import Runs, chosen_runs
+from nstorm.data.store.folded import Normalization
+from nstorm.data.store.store import Store
+from nstorm.data.store.stored_run import StoredRun
+from nstorm.data.study.problem import counted
+
+if TYPE_CHECKING:
+    import monai.data.meta_tensor
+
+    from nstorm.data.clips.seeded import Seeded
+
+Output = Literal["dense", "brain"]
+
+
+class ClipDataset(Dataset[dict[str, Any]]):
+    """Clips of the runs of a store: random ones, all of them one after another, or those that items name.
+
+    A clip is read when it is asked for, and nothing of its run beside it. It is a dictionary as MONAI's transforms and
+    loaders take it:
+
+    - ``image``: the clip ``(1, H, W, D, T)`` float32, a MetaTensor with affine and, in its meta, ``tr``,
+      ``start_frame``, ``start_time`` and ``filename_or_obj``;
+    - ``mask``: the brain ``(1, H, W, D)``, a boolean MetaTensor;
+    - ``key``, the name of the run in the store, and all labels of the run;
+    - ``frames``, first and one past the last frame in the store, and ``start_frame``; ``start_time`` and ``tr`` in
+      seconds.
+
+    Nothing hangs on the process that reads a clip: which frames a random clip has, and what random transforms draw,
+    follows from the seed, the epoch and the index. It is the same with any number of workers and of processes. The
+    samplers of this package (:class:`ClipSampler`, :class:`BalancedSampler`, :class:`GroupBatchSampler`) begin a new
+    epoch each time they are iterated over. With other samplers, and with the loader's ``shuffle``, call
+    :meth:`set_epoch` before each epoch; otherwise all epochs have the same clips.
+
+    Args:
+        store: The store, or where it lies.
+        num_frames: Length of a clip in frames.
+        seconds: Length of a clip in seconds, in place of ``num_frames``: the whole frames that fit.
+        runs: Which runs: their keys, or items (``store.run_items()``, a :class:`nstorm.data.Study` or a part of a split
+            of them), whose labels win over those of the store. Of an item that names ``frames``, as those of
+            :func:`nstorm.data.event_clips` do (see :func:`stored_runs`), the clips lie within these; without a length
+            they are the clip. By default all runs.
+        stride: All clips of every run, this far from start to start, in frames, or in seconds if the length is in
+            seconds; as for an evaluation. By default clips are random, with every start equally likely.
+        clips_per_run: Number of random clips of each run in an epoch.
+        normalize: What values are normalised by: see :class:`nstorm.data.StoredRun`.
+        output: ``"dense"``, or ``"brain"`` for the voxels of the brain only, which are read several times as fast:
+            ``image`` is then a tensor ``(T, V)``, and in place of the mask there are ``places`` ``(V,)``, ``shape``,
+            ``background`` and ``affine`` ``(4, 4)``. :func:`collate_clips` makes batches of them, and :func:`to_dense`
+            makes these dense on the device.
+        transform: A dictionary transform, or a Compose of several, that items are passed through.
+        seed: Seed of the draws.
+
+    Raises:
+        FileNotFoundError: There is no such store.
+        ValueError: The store lacks some of the runs; runs are shorter than a clip; ``seconds`` are different numbers of
+            frames in different runs; clips were not planned on the store; or an argument makes no sense.
+
+    Example:
+        >>> import tempfile
+        >>> from nstorm.data import Study, haxby_runs
+        >>> from nstorm.data.clips.dataset import ClipDataset
+        >>> from nstorm.data.preparation.run_all import prepare
+        >>> study = Study({"image": run.bold} for run in haxby_runs()[:2])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     clips = ClipDataset(prepare(study, folder, progress=False), 20)
+        ...     item = clips[1]
+        >>> clips
+        ClipDataset of 2 clips of 20 frames from 2 runs of 1 subject
+        >>> item["image"].shape, item["key"], item["tr"]
+        (torch.Size([1, 40, 20, 1, 20]), 'sub-001_task-objectviewing_run-02', 2.5)
+    """
+
+    def __init__(
+        self,
+        store: Store | str | PathLike[str],
+        num_frames: int | None = None,
+        *,
+        seconds: float | None = None,
+        runs: Runs = None,
+        stride: int | float | None = None,
+        clips_per_run: int = 1,
+        normalize: Normalization = "zscore",
+        output: Output = "dense",
+        transform: Callable[[dict[str, Any]], Any] | None = None,
+        seed: int = 0,
+    ) -> None:
+        for name, value, choices in (("normalize", normalize, Normalization), ("output", output, Output)):
+            if value not in get_args(choices):
+                raise ValueError(f"{name} is {value!r}, but it has to be one of {', '.join(get_args(choices))}")
+        store = store if isinstance(store, Store) else Store(store)
+        chosen = chosen_runs(store, runs)
+        self._plan = plan_clips(
+            [run.planned() for run in chosen],
+            [run.span() for run in chosen],
+            num_frames=num_frames,
+            seconds=seconds,
+            stride=stride,
+            clips_per_run=clips_per_run,
+        )
+        self._labels = [run.labels for run in chosen]
+        self._opened = OpenedRuns(store.place, [run.record for run in chosen])
+        self._transform = _seeded(transform)
+        self._normalize = normalize
+        self._output = output
+        self._seed = seed
+        self._epoch = torch.zeros((), dtype=torch.int64)
+        self._share_epoch()
+
+    @property
+    def data(self) -> Sequence[Mapping[str, Any]]:
+        """What is known of each clip without reading it: ``key``, ``image``, where its run lies, and its labels."""
+        return [self._labels[run] for run in self._plan.run]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin an epoch, here and in the workers of loaders, those that persist among them."""
+        self._epoch.fill_(epoch)
+
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> "ClipDataset":
+        """Change nothing: MONAI's loaders give each worker another state, and clips are not to hang on that."""
+        return self
+
+    def __len__(self) -> int:
+        return len(self._plan)
+
+    def __getitem__(self, index: int | tuple[int, int]) -> Any:
+        """Read a clip; ``dataset[index, n]`` is another draw of it for each ``n``, and ``dataset[index, 0]`` the first.
+
+        Samplers ask so for several clips of one run in an epoch.
+        """
+        index, draw = index if isinstance(index, tuple) else (index, 0)
+        index = range(len(self))[index]
+        plan = self._plan
+        where, seed = drawn(self._seed, int(self._epoch), index, draw)
+        length = int(plan.length[index])
+        start = int(plan.first[index]) + int(where * (plan.last[index] - plan.first[index] - length + 1))
+        number = int(plan.run[index])
+        run = self._opened[number]
+        meta = run.meta(start)
+        item = {
+            **self._labels[number],
+            **self._read(run, start, start + length),
+            "frames": (start, start + length),
+            **{name: meta[name] for name in ("start_frame", "start_time", "tr")},
+        }
+        return item if self._transform is None else self._transform(item, seed)
+
+    def __repr__(self) -> str:
+        lengths = sorted(set(self._plan.length.tolist()))
+        frames = "-".join(map(str, lengths[:1] + lengths[1:][-1:]))
+        runs = {labels["key"] for labels in self._labels}
+        subjects = {labels.get("subject") for labels in self._labels}
+        return (
+            f"ClipDataset of {counted(len(self), 'clip')} of {frames} frames from {counted(len(runs), 'run')} of "
+            f"{counted(len(subjects), 'subject')}"
+        )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = state
+        self._share_epoch()
+
+    def _share_epoch(self) -> None:
+        # with workers that are processes; of a copy nobody else knows
+        self._epoch.share_memory_()
+
+    def _read(self, run: StoredRun, start: int, stop: int) -> dict[str, Any]:
+        if self._output == "dense":
+            return {"image": run.read(start, stop, self._normalize), "mask": _mask_of(run)}
+        return {
+            "image": torch.from_numpy(run.read_brain(start, stop, self._normalize)),
+            "places": torch.tensor(run.places),
+            "shape": run.record.shape,
+            "background": run._made(self._normalize).background,
+            "affine": torch.tensor(run.record.affine, dtype=torch.float64),
+        }
+
+
+def _mask_of(run: StoredRun) -> "monai.data.meta_tensor.MetaTensor":
+    from monai.data.meta_tensor import MetaTensor
+
+    affine = torch.tensor(run.record.affine, dtype=torch.float64)
+    return MetaTensor(torch.tensor(run.mask[None]), affine=affine, meta={"filename_or_obj": f"{run.name}/mask"})
+
+
+def _seeded(transform: Callable[[dict[str, Any]], Any] | None) -> "Seeded | None":
+    if transform is None:
+        return None
+    from nstorm.data.clips.seeded import Seeded
+
+    return Seeded(transform)

@@ -20,9 +20,8 @@ def add_to(commands: Any) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from nstorm.data.store.clean import clean
-    from nstorm.data.store.store import Store
+    from nstorm.data import Store
 
-    for name in clean(Store(args.store), days=args.days, dry_run=args.dry_run):
+    for name in Store(args.store).clean(days=args.days, dry_run=args.dry_run):
         print(name)
     return 0

@@ -23,8 +23,11 @@ def add_to(commands: Any) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from nstorm.data.store.export import export
-    from nstorm.data.store.store import Store
+    from nstorm.data import Store
 
-    export(Store(args.store), args.folder, args.runs, normalize=args.normalize, overwrite=args.overwrite)
+    store = Store(args.store)
+    unknown = [key for key in args.runs or () if key not in store]
+    if unknown:
+        raise ValueError(f"{store.place} has no run {unknown[0]}: its runs have names such as {next(iter(store), '')}")
+    store.export(args.folder, args.runs, normalize=args.normalize, overwrite=args.overwrite)
     return 0

@@ -15,8 +15,7 @@ def add_to(commands: Any) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from nstorm.data.report.page import quality_report
-    from nstorm.data.store.store import Store
+    from nstorm.data import Store, quality_report
 
     print(quality_report(Store(args.store), args.out, most=args.most))
     return 0

@@ -13,16 +13,19 @@ def add_to(commands: Any) -> None:
     )
     parser.add_argument("store", metavar="STORE")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: %(default)s)")
+    parser.add_argument(
+        "--remove", action="store_true", help="take damaged runs out of the store, so that they are prepared again"
+    )
     parser.set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace) -> int:
-    from nstorm.data.store.store import Store
-    from nstorm.data.store.verify import verify
+    from nstorm.data import Store
 
     store = Store(args.store)
-    problems = verify(store, workers=args.workers)
-    for problem in problems:
-        print(problem)
-    print(f"{store}: {len(problems)} problem{'s' * (len(problems) != 1)}")
-    return 1 if problems else 0
+    found = store.verify(workers=args.workers)
+    print(found)
+    if args.remove:
+        store.remove({damage.key for damage in found})
+        print(f"what is left: {store}")
+    return 1 if found else 0

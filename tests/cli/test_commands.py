@@ -78,18 +78,26 @@ def test_parts_of_a_study_make_one_store(study, tmp_path):
         main(["prepare", str(study), str(path), "--part", "3/2"])
 
 
-def test_verify_names_what_is_damaged(store, capsys):
+def test_verify_names_what_is_damaged(study, store, capsys):
     assert main(["verify", str(store)]) == 0
     chunk = next(store.glob("runs/*/*/bold/c/0/0"))
     content = bytearray(chunk.read_bytes())
     content[7] ^= 1
     chunk.write_bytes(content)
     assert main(["verify", str(store)]) == 1
-    assert chunk.parents[4].name in capsys.readouterr().out
+    damaged = chunk.parents[4].name
+    assert damaged in capsys.readouterr().out
+    # taken out, it is prepared again
+    assert main(["verify", str(store), "--remove"]) == 1
+    assert len(Store(store)) == 3
+    assert main(["prepare", str(study), str(store)]) == 0
+    assert main(["verify", str(store)]) == 0
+    assert len(Store(store)) == 4
 
 
 def test_export_and_report_and_clean(store, tmp_path):
     key = "sub-02_task-rest_run-01"
+    assert main(["export", str(store), str(tmp_path / "nifti"), "--runs", "sub-2"]) == 2
     assert main(["export", str(store), str(tmp_path / "nifti"), "--runs", key]) == 0
     (image,) = (tmp_path / "nifti").rglob("*_bold.nii.gz")
     assert load_bold(image).shape == (24, 5, 4, 3)

@@ -70,9 +70,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
 
     Example:
         >>> import tempfile
-        >>> from nstorm.data import Study, haxby_runs
-        >>> from nstorm.data.clips.dataset import ClipDataset
-        >>> from nstorm.data.preparation.run_all import prepare
+        >>> from nstorm.data import ClipDataset, Study, haxby_runs, prepare
         >>> study = Study({"image": run.bold} for run in haxby_runs()[:2])
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     clips = ClipDataset(prepare(study, folder, progress=False), 20)
@@ -182,7 +180,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
             "image": torch.from_numpy(run.read_brain(start, stop, self._normalize)),
             "places": torch.tensor(run.places),
             "shape": run.record.shape,
-            "background": run._made(self._normalize).background,
+            "background": run.background(self._normalize),
             "affine": torch.tensor(run.record.affine, dtype=torch.float64),
         }
 

@@ -35,10 +35,8 @@ class GroupBatchSampler(EpochSampler):
 
     Example:
         >>> import tempfile
-        >>> from nstorm.data import Study, haxby_runs
-        >>> from nstorm.data.clips.dataset import ClipDataset
-        >>> from nstorm.data.clips.group_batches import GroupBatchSampler
-        >>> from nstorm.data.preparation.run_all import prepare
+        >>> from nstorm.data import ClipDataset, GroupBatchSampler, Study, haxby_runs
+        >>> from nstorm.data import prepare
         >>> study = Study({"image": run.bold} for run in haxby_runs()[:4])
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     clips = ClipDataset(prepare(study, folder, progress=False), 20)

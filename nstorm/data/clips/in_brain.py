@@ -24,7 +24,7 @@ def collate_brain(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     Example:
         >>> import torch
-        >>> from nstorm.data.clips.in_brain import collate_brain
+        >>> from nstorm.data import collate_brain
         >>> clips = [{"image": torch.rand(20, size), "places": torch.arange(size)} for size in (5, 7)]
         >>> batch = collate_brain(clips)
         >>> batch["image"].shape, batch["places"][0]
@@ -63,7 +63,7 @@ def to_dense(
 
     Example:
         >>> import torch
-        >>> from nstorm.data.clips.in_brain import to_dense
+        >>> from nstorm.data import to_dense
         >>> values, places = torch.rand(2, 20, 50), torch.stack([torch.randperm(60)[:50] for _ in range(2)])
         >>> to_dense(values, places, (3, 4, 5)).shape
         torch.Size([2, 1, 3, 4, 5, 20])

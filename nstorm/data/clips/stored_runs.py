@@ -79,10 +79,8 @@ def stored_runs(store: Store | str | PathLike[str], runs: Runs = None) -> list[P
 
     Example:
         >>> import tempfile
-        >>> from nstorm.data import HAXBY_DELAY, Study, event_clips, haxby_runs
-        >>> from nstorm.data.clips.dataset import ClipDataset
-        >>> from nstorm.data.clips.stored_runs import stored_runs
-        >>> from nstorm.data.preparation.run_all import prepare
+        >>> from nstorm.data import HAXBY_DELAY, ClipDataset, Study, event_clips, haxby_runs, stored_runs
+        >>> from nstorm.data import prepare
         >>> study = Study({"image": run.bold, "events": run.events} for run in haxby_runs()[:2])
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     store = prepare(study, folder, progress=False)

@@ -70,9 +70,7 @@ def quality_report(
 
     Example:
         >>> import tempfile
-        >>> from nstorm.data import haxby_runs, load_bold
-        >>> from nstorm.data.report.page import quality_report
-        >>> from nstorm.data.store.store import Store
+        >>> from nstorm.data import Store, haxby_runs, load_bold, quality_report
         >>> from nstorm.data.store.write import write_run
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     store = Store(f"{folder}/store", create=True)

@@ -54,9 +54,7 @@ def quality_table(store: Store, runs: Iterable[str] | None = None, *, progress: 
 
     Example:
         >>> import tempfile
-        >>> from nstorm.data import haxby_runs, load_bold
-        >>> from nstorm.data.report.table import quality_table
-        >>> from nstorm.data.store.store import Store
+        >>> from nstorm.data import Store, haxby_runs, load_bold, quality_table
         >>> from nstorm.data.store.write import write_run
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     store = Store(f"{folder}/store", create=True)

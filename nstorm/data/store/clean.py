@@ -29,8 +29,7 @@ def clean(store: Store, *, days: float = 7.0, dry_run: bool = False) -> list[str
     Example:
         >>> import tempfile
         >>> import numpy as np
-        >>> from nstorm.data.store.clean import clean
-        >>> from nstorm.data.store.store import Store
+        >>> from nstorm.data import Store, clean
         >>> from nstorm.data.store.write import write_run
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     store = Store(f"{folder}/store", create=True)

@@ -55,7 +55,7 @@ def export(
         >>> import numpy as np
         >>> from nstorm.data import load_bold
         >>> from nstorm.data.store.export import export
-        >>> from nstorm.data.store.store import Store
+        >>> from nstorm.data import Store
         >>> from nstorm.data.store.write import write_run
         >>> values, mask = np.random.randn(20, 6).astype("float32"), np.ones((1, 2, 3), bool)
         >>> with tempfile.TemporaryDirectory() as folder:

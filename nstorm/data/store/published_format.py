@@ -146,7 +146,7 @@ def load_published(
     Example:
         >>> import tempfile
         >>> import torch
-        >>> from nstorm.data.store.published_format import load_published
+        >>> from nstorm.data import load_published
         >>> saved = {"frames": torch.arange(-60, 60).view(30, 1, 2, 2).to(torch.int8), "scale": 0.1, "num_frames": 30}
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     torch.save(saved, f"{folder}/data.pt")

@@ -6,13 +6,18 @@ import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from nstorm.data.store.folded import Normalization
 from nstorm.data.store.place import TEMPORARY, Place
 from nstorm.data.store.record import COMMITS, NAME, SCHEMA, RunRecord, new_attempt
 from nstorm.data.store.stored_run import StoredRun
 from nstorm.data.study.in_threads import in_threads
 from nstorm.data.wording import some_of
+
+if TYPE_CHECKING:
+    from nstorm.data.store.verify import Verification
 
 MARKER = "nstorm-store.json"
 INDEX = "index"
@@ -132,6 +137,32 @@ class Store(Mapping[str, StoredRun]):
             if match and match["key"] in wanted:
                 self.place.remove(f"{COMMITS}/{name}")
         self.refresh()
+
+    def verify(self, *, workers: int = 1, progress: bool = True) -> "Verification":
+        """Read all of the store, and compare it with what was written: :func:`nstorm.data.store.verify.verify`."""
+        from nstorm.data.store.verify import verify
+
+        return verify(self, workers=workers, progress=progress)
+
+    def clean(self, *, days: float = 7.0, dry_run: bool = False) -> list[str]:
+        """Remove what killed jobs left and what was replaced: :func:`nstorm.data.store.clean.clean`."""
+        from nstorm.data.store.clean import clean
+
+        return clean(self, days=days, dry_run=dry_run)
+
+    def export(
+        self,
+        folder: str | PathLike[str],
+        keys: Iterable[str] | None = None,
+        *,
+        normalize: Normalization = "none",
+        overwrite: bool = False,
+        progress: bool = True,
+    ) -> list[Path]:
+        """Write runs as NIfTI, with masks, sidecars and events: :func:`nstorm.data.store.export.export`."""
+        from nstorm.data.store.export import export
+
+        return export(self, folder, keys, normalize=normalize, overwrite=overwrite, progress=progress)
 
     def write_index(self) -> None:
         """Put all records into one object, from which a store of many thousand runs opens in less time.

@@ -187,6 +187,10 @@ class StoredRun:
             self._opened[process, name] = zarr.open_array(folder, path=name, mode="r")
         return self._opened[process, name]
 
+    def background(self, normalize: Normalization = "none") -> float:
+        """The value of voxels outside the brain."""
+        return self._made(normalize).background
+
     def _made(self, normalize: Normalization) -> Folded:
         if normalize not in self._folded:
             scale, offset = self._encoding

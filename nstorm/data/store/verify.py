@@ -73,7 +73,7 @@ def verify(store: Store | str | PathLike[str], *, workers: int = 1, progress: bo
     Example:
         >>> import tempfile
         >>> import numpy as np
-        >>> from nstorm.data.store.store import Store
+        >>> from nstorm.data import Store
         >>> from nstorm.data.store.verify import verify
         >>> from nstorm.data.store.write import write_run
         >>> with tempfile.TemporaryDirectory() as folder:

@@ -35,8 +35,7 @@ class GroupBatchSampler(EpochSampler):
 
     Example:
         >>> import tempfile
-        >>> from nstorm.data import ClipDataset, GroupBatchSampler, Study, haxby_runs
-        >>> from nstorm.data import prepare
+        >>> from nstorm.data import ClipDataset, GroupBatchSampler, Study, haxby_runs, prepare
         >>> study = Study({"image": run.bold} for run in haxby_runs()[:4])
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     clips = ClipDataset(prepare(study, folder, progress=False), 20)

@@ -31,8 +31,7 @@ class ClipSampler(EpochSampler):
     Example:
         >>> import tempfile
         >>> from torch.utils.data import DataLoader
-        >>> from nstorm.data import ClipDataset, ClipSampler, Study, haxby_runs
-        >>> from nstorm.data import prepare
+        >>> from nstorm.data import ClipDataset, ClipSampler, Study, haxby_runs, prepare
         >>> study = Study({"image": run.bold} for run in haxby_runs()[:3])
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     clips = ClipDataset(prepare(study, folder, progress=False), 20)
@@ -79,8 +78,7 @@ class BalancedSampler(EpochSampler):
 
     Example:
         >>> import tempfile
-        >>> from nstorm.data import BalancedSampler, ClipDataset, Study, haxby_runs
-        >>> from nstorm.data import prepare
+        >>> from nstorm.data import BalancedSampler, ClipDataset, Study, haxby_runs, prepare
         >>> study = Study({"image": run.bold, "site": site} for run, site in zip(haxby_runs(), "ABBB"))
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     clips = ClipDataset(prepare(study, folder, progress=False), 20)

@@ -79,8 +79,7 @@ def stored_runs(store: Store | str | PathLike[str], runs: Runs = None) -> list[P
 
     Example:
         >>> import tempfile
-        >>> from nstorm.data import HAXBY_DELAY, ClipDataset, Study, event_clips, haxby_runs, stored_runs
-        >>> from nstorm.data import prepare
+        >>> from nstorm.data import HAXBY_DELAY, ClipDataset, Study, event_clips, haxby_runs, prepare, stored_runs
         >>> study = Study({"image": run.bold, "events": run.events} for run in haxby_runs()[:2])
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     store = prepare(study, folder, progress=False)

@@ -1,10 +1,10 @@
 """BOLD runs from NIfTI files, with the repetition time and the affine that the files give."""
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -105,14 +105,48 @@ class BOLDFile:
         if dtype not in _NUMPY_TYPES:
             raise ValueError(f"dtype is {dtype}, but a run is read as torch.float32 or torch.float64")
         frames = self._frames(start, stop, _NUMPY_TYPES[dtype], fill_nan)
-        meta = {
-            "tr": self.tr,
-            "start_frame": start,
-            "start_time": start * self.tr,
-            "filename_or_obj": str(self.path),
-            "space_code": self._file.space_code,
-        }
-        return MetaTensor(torch.from_numpy(frames), affine=self.affine.clone(), meta=meta)
+        return MetaTensor(torch.from_numpy(frames), affine=self.affine.clone(), meta=self._meta(start))
+
+    def blocks(
+        self, num_frames: int = 16, *, fill_nan: float | None = None
+    ) -> Iterator["monai.data.meta_tensor.MetaTensor"]:
+        """Read all frames, some at a time, for a run that is to be gone through without being held in memory.
+
+        A gzip file is unpacked once. That it is whole shows only after the last block.
+
+        Args:
+            num_frames: Number of frames of a block; the last one may have fewer.
+            fill_nan: As of :meth:`read`.
+
+        Yields:
+            What :meth:`read` gives for these frames, float32, each in the memory of the one before.
+
+        Raises:
+            ValueError: The file is damaged, or a value is infinite or NaN.
+
+        Example:
+            >>> from nstorm.data import haxby_runs
+            >>> from nstorm.data.files.reader import BOLDFile
+            >>> [len(block) for block in BOLDFile(haxby_runs()[0].bold).blocks(50)]
+            [50, 50, 21]
+        """
+        from monai.data.meta_tensor import MetaTensor
+
+        memory = np.empty((min(num_frames, self.num_frames), *self.shape[:3]), np.float32)
+        volumes = self._file.volumes(0, self.num_frames)
+        for start in range(0, self.num_frames, num_frames):
+            frames = memory[: self.num_frames - start]
+            # the frames first, so that no volume is taken where none is wanted
+            broken = [
+                index
+                for index, (frame, volume) in enumerate(zip(frames, volumes, strict=False))
+                if not _put(frame, volume, fill_nan)
+            ]
+            if broken:
+                raise self._not_finite(frames, start, broken)
+            yield MetaTensor(torch.from_numpy(frames), affine=self.affine.clone(), meta=self._meta(start))
+        # a checksum stands behind the last volume
+        next(volumes, None)
 
     def checked_frames(self, frames: Sequence[int]) -> tuple[int, int]:
         """Check that ``(start, stop)`` are frames of the run.
@@ -136,17 +170,10 @@ class BOLDFile:
     def _frames(self, start: int, stop: int, dtype: type[np.floating], fill_nan: float | None) -> NDArray[np.floating]:
         frames = np.empty((stop - start, *self.shape[:3]), dtype)
         broken, changes = [], False
-        # A number that float32 cannot hold becomes infinite, which is refused below.
-        with np.errstate(over="ignore"):
-            for index, volume in enumerate(self._file.volumes(start, stop)):
-                frame = frames[index]
-                frame[...] = volume
-                if fill_nan is not None:
-                    frame[np.isnan(frame)] = fill_nan
-                # NaN and infinity show in the extremes, which cost no array of flags.
-                if not np.isfinite([frame.min(), frame.max()]).all():
-                    broken.append(index)
-                changes = changes or not np.array_equal(frame, frames[0])
+        for index, volume in enumerate(self._file.volumes(start, stop)):
+            if not _put(frames[index], volume, fill_nan):
+                broken.append(index)
+            changes = changes or not np.array_equal(frames[index], frames[0])
         if broken:
             raise self._not_finite(frames, start, broken)
         if not changes and len(frames) > 1:
@@ -155,6 +182,15 @@ class BOLDFile:
                 f"{frames.min():g} to {frames.max():g}): export the run again, or leave it out"
             )
         return frames
+
+    def _meta(self, start: int) -> dict[str, Any]:
+        return {
+            "tr": self.tr,
+            "start_frame": start,
+            "start_time": start * self.tr,
+            "filename_or_obj": str(self.path),
+            "space_code": self._file.space_code,
+        }
 
     def _not_finite(self, frames: NDArray[np.floating], start: int, broken: list[int]) -> ValueError:
         bad = frames[broken]
@@ -219,6 +255,17 @@ def load_bold(
             raise ValueError(f"frames has a step of {step}, but frames are read one after another: slice the result")
     start, stop = (0, run.num_frames) if frames is None else run.checked_frames(frames)
     return run.read(start, stop, dtype=dtype, fill_nan=fill_nan)
+
+
+def _put(frame: NDArray[np.floating], volume: NDArray[Any], fill_nan: float | None) -> bool:
+    """Put a volume into the memory of a frame; tell whether all of it is finite."""
+    # a number that float32 cannot hold becomes infinite, which is refused
+    with np.errstate(over="ignore"):
+        frame[...] = volume
+    if fill_nan is not None:
+        frame[np.isnan(frame)] = fill_nan
+    # NaN and infinity show in the extremes, which cost no array of flags
+    return bool(np.isfinite([frame.min(), frame.max()]).all())
 
 
 def _advice(shape: tuple[int, ...]) -> str:

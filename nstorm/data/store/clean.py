@@ -29,7 +29,8 @@ def clean(store: Store, *, days: float = 7.0, dry_run: bool = False) -> list[str
     Example:
         >>> import tempfile
         >>> import numpy as np
-        >>> from nstorm.data import Store, clean
+        >>> from nstorm.data import Store
+        >>> from nstorm.data.store.clean import clean
         >>> from nstorm.data.store.write import write_run
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     store = Store(f"{folder}/store", create=True)

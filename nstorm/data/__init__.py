@@ -11,6 +11,7 @@ from nstorm.data.clips.group_batches import GroupBatchSampler
 from nstorm.data.clips.in_brain import collate_brain, to_dense
 from nstorm.data.clips.items import run_item
 from nstorm.data.clips.samplers import BalancedSampler, ClipSampler
+from nstorm.data.clips.shared_batch import collate_clips
 from nstorm.data.clips.stored_runs import stored_runs
 from nstorm.data.embedded import HAXBY_DELAY, EmbeddedRestRun, EmbeddedRun, haxby_runs, rest_run
 from nstorm.data.example_study import example_study
@@ -89,6 +90,7 @@ __all__ = [
     "check_leakage",
     "clean",
     "collate_brain",
+    "collate_clips",
     "connectivity",
     "convert_published",
     "crop_or_pad",

@@ -2,17 +2,20 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch import Tensor
+from torch.utils.data import Dataset, get_worker_info
 
 from nstorm.data.clips.clip_plan import plan_clips
 from nstorm.data.clips.draws import drawn
 from nstorm.data.clips.opened_runs import OpenedRuns
+from nstorm.data.clips.shared_batch import shared_zeros
 from nstorm.data.clips.stored_runs import Runs, chosen_runs
 from nstorm.data.store.folded import Normalization
+from nstorm.data.store.placement import Size
 from nstorm.data.store.store import Store
 from nstorm.data.store.stored_run import StoredRun
 from nstorm.data.study.problem import counted
@@ -23,6 +26,15 @@ if TYPE_CHECKING:
     from nstorm.data.clips.seeded import Seeded
 
 Output = Literal["dense", "brain"]
+
+
+class _Where(NamedTuple):
+    """The frames of a clip, and the seed of what random transforms draw for it."""
+
+    run: int
+    start: int
+    stop: int
+    seed: int
 
 
 class ClipDataset(Dataset[dict[str, Any]]):
@@ -56,9 +68,12 @@ class ClipDataset(Dataset[dict[str, Any]]):
             seconds; as for an evaluation. By default clips are random, with every start equally likely.
         clips_per_run: Number of random clips of each run in an epoch.
         normalize: What values are normalised by: see :class:`nstorm.data.StoredRun`.
+        size: Number of voxels along all axes of space, or each, to which clips are cut or filled up
+            (:func:`nstorm.data.crop_or_pad`): networks need multiples of their patches, the published ones 96. It takes
+            no time.
         output: ``"dense"``, or ``"brain"`` for the voxels of the brain only, which are read several times as fast:
             ``image`` is then a tensor ``(T, V)``, and in place of the mask there are ``places`` ``(V,)``, ``shape``,
-            ``background`` and ``affine`` ``(4, 4)``. :func:`collate_clips` makes batches of them, and :func:`to_dense`
+            ``background`` and ``affine`` ``(4, 4)``. :func:`collate_brain` makes batches of them, and :func:`to_dense`
             makes these dense on the device.
         transform: A dictionary transform, or a Compose of several, that items are passed through.
         seed: Seed of the draws.
@@ -91,6 +106,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
         stride: int | float | None = None,
         clips_per_run: int = 1,
         normalize: Normalization = "zscore",
+        size: Size | None = None,
         output: Output = "dense",
         transform: Callable[[dict[str, Any]], Any] | None = None,
         seed: int = 0,
@@ -112,6 +128,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
         self._opened = OpenedRuns(store.place, [run.record for run in chosen])
         self._transform = _seeded(transform)
         self._normalize = normalize
+        self._size = size
         self._output = output
         self._seed = seed
         self._epoch = torch.zeros((), dtype=torch.int64)
@@ -138,22 +155,39 @@ class ClipDataset(Dataset[dict[str, Any]]):
 
         Samplers ask so for several clips of one run in an epoch.
         """
+        return self._item(self._where(index))
+
+    def __getitems__(self, indices: Sequence[int | tuple[int, int]]) -> list[Any]:
+        """Read the clips of a batch; in a loader's worker dense ones next to each other, for :func:`collate_clips`."""
+        wanted = list(map(self._where, indices))
+        shapes = {self._shape(where) for where in wanted}
+        if get_worker_info() is None or self._output != "dense" or self._transform is not None or len(shapes) > 1:
+            return list(map(self._item, wanted))
+        batch = shared_zeros((len(wanted), *shapes.pop()))
+        return [self._item(where, out) for where, out in zip(wanted, batch, strict=True)]
+
+    def _where(self, index: int | tuple[int, int]) -> "_Where":
         index, draw = index if isinstance(index, tuple) else (index, 0)
         index = range(len(self))[index]
         plan = self._plan
-        where, seed = drawn(self._seed, int(self._epoch), index, draw)
+        position, seed = drawn(self._seed, int(self._epoch), index, draw)
         length = int(plan.length[index])
-        start = int(plan.first[index]) + int(where * (plan.last[index] - plan.first[index] - length + 1))
-        number = int(plan.run[index])
-        run = self._opened[number]
-        meta = run.meta(start)
+        start = int(plan.first[index]) + int(position * (plan.last[index] - plan.first[index] - length + 1))
+        return _Where(int(plan.run[index]), start, start + length, seed)
+
+    def _shape(self, where: "_Where") -> tuple[int, ...]:
+        return (1, *self._opened[where.run].placement(self._size).shape, where.stop - where.start)
+
+    def _item(self, where: "_Where", out: Tensor | None = None) -> Any:
+        run = self._opened[where.run]
+        meta = run.meta(where.start)
         item = {
-            **self._labels[number],
-            **self._read(run, start, start + length),
-            "frames": (start, start + length),
+            **self._labels[where.run],
+            **self._read(run, where.start, where.stop, out),
+            "frames": (where.start, where.stop),
             **{name: meta[name] for name in ("start_frame", "start_time", "tr")},
         }
-        return item if self._transform is None else self._transform(item, seed)
+        return item if self._transform is None else self._transform(item, where.seed)
 
     def __repr__(self) -> str:
         lengths = sorted(set(self._plan.length.tolist()))
@@ -173,23 +207,26 @@ class ClipDataset(Dataset[dict[str, Any]]):
         # with workers that are processes; of a copy nobody else knows
         self._epoch.share_memory_()
 
-    def _read(self, run: StoredRun, start: int, stop: int) -> dict[str, Any]:
+    def _read(self, run: StoredRun, start: int, stop: int, out: Tensor | None) -> dict[str, Any]:
         if self._output == "dense":
-            return {"image": run.read(start, stop, self._normalize), "mask": _mask_of(run)}
+            image = run.read(start, stop, self._normalize, size=self._size, out=out)
+            return {"image": image, "mask": _mask_of(run, self._size)}
+        where = run.placement(self._size)
         return {
             "image": torch.from_numpy(run.read_brain(start, stop, self._normalize)),
-            "places": torch.tensor(run.places),
-            "shape": run.record.shape,
+            "places": torch.tensor(where.places),
+            "shape": where.shape,
             "background": run.background(self._normalize),
-            "affine": torch.tensor(run.record.affine, dtype=torch.float64),
+            "affine": where.affine.clone(),
         }
 
 
-def _mask_of(run: StoredRun) -> "monai.data.meta_tensor.MetaTensor":
+def _mask_of(run: StoredRun, size: Size | None) -> "monai.data.meta_tensor.MetaTensor":
     from monai.data.meta_tensor import MetaTensor
 
-    affine = torch.tensor(run.record.affine, dtype=torch.float64)
-    return MetaTensor(torch.tensor(run.mask[None]), affine=affine, meta={"filename_or_obj": f"{run.name}/mask"})
+    where = run.placement(size)
+    mask = torch.from_numpy(where.mask[None])
+    return MetaTensor(mask, affine=where.affine.clone(), meta={"filename_or_obj": f"{run.name}/mask"})
 
 
 def _seeded(transform: Callable[[dict[str, Any]], Any] | None) -> "Seeded | None":

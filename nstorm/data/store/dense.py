@@ -7,22 +7,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def dense_values(
+def fill_dense(
     codes: NDArray[np.generic],
     scale: NDArray[np.float32],
     offset: NDArray[np.float32],
     places: NDArray[np.int32],
-    size: int,
-    background: float = 0.0,
-) -> NDArray[np.float32]:
-    """Decode codes ``(T, V)`` to values ``(size, T)``: voxel ``v`` in row ``places[v]``, others are background."""
-    # zeros come from the system in huge pages, which is what a clip of 70 MB costs most; full() would touch each
-    shape = (size, len(codes))
-    dense = np.full(shape, background, np.float32) if background else np.zeros(shape, np.float32)
+    dense: NDArray[np.float32],
+) -> None:
+    """Decode codes ``(T, V)`` into values ``(size, T)``: voxel ``v`` into row ``places[v]``, unless that is -1."""
     # numba knows no float16
     codes = codes.astype(np.float32) if codes.dtype == np.float16 else codes
     _kernel()(codes, scale, offset, places, dense)
-    return dense
+
+
+def background_values(shape: tuple[int, int], background: float) -> NDArray[np.float32]:
+    """Make values that are all background."""
+    # zeros come from the system in huge pages, which is what a clip of 70 MB costs most; full() would touch each
+    return np.full(shape, background, np.float32) if background else np.zeros(shape, np.float32)
 
 
 @cache
@@ -37,6 +38,8 @@ def _kernel() -> Any:
 def _scatter(codes, scale, offset, places, dense):
     num_frames, num_voxels = codes.shape
     for voxel in range(num_voxels):
+        if places[voxel] < 0:
+            continue
         factor, shift, row = scale[voxel], offset[voxel], dense[places[voxel]]
         # in two roundings, not fused into one: the same values as by numpy and torch
         for frame in range(num_frames):

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +10,13 @@ import numpy as np
 import torch
 import zarr
 from numpy.typing import NDArray
+from torch import Tensor
 
-from nstorm.data.store.dense import dense_values
+from nstorm.data.store.dense import background_values, fill_dense
 from nstorm.data.store.encoding import ABSENT
 from nstorm.data.store.folded import Folded, Normalization, folded
 from nstorm.data.store.place import Place
+from nstorm.data.store.placement import Placement, Size, placed
 from nstorm.data.store.record import RunRecord
 from nstorm.data.store.write import checksum
 
@@ -45,6 +47,7 @@ class StoredRun:
         self.record = record
         self._opened: dict[tuple[int, str], zarr.Array[Any]] = {}
         self._folded: dict[Normalization, Folded] = {}
+        self._placed: dict[int | tuple[int, ...] | None, Placement] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(StoredRun(self.place, self.record))
@@ -77,10 +80,10 @@ class StoredRun:
         bits = self.array("mask")
         return np.unpackbits(bits, count=math.prod(self.record.shape)).astype(bool).reshape(self.record.shape)
 
-    @cached_property
+    @property
     def places(self) -> NDArray[np.int32]:
         """Where on the grid, in C order, the voxels of the brain lie."""
-        return np.flatnonzero(self.mask).astype(np.int32)
+        return self.placement().places
 
     @cached_property
     def mean(self) -> NDArray[np.float32]:
@@ -146,27 +149,55 @@ class StoredRun:
         return values
 
     def read(
-        self, start: int = 0, stop: int | None = None, normalize: Normalization = "none"
+        self,
+        start: int = 0,
+        stop: int | None = None,
+        normalize: Normalization = "none",
+        *,
+        size: Size | None = None,
+        out: Tensor | None = None,
     ) -> "monai.data.meta_tensor.MetaTensor":
         """Read frames on the whole grid, ``(1, H, W, D, T)`` float32, with affine, TR and time of the first frame.
 
+        Args:
+            start: The first frame.
+            stop: One past the last frame; by default that of the run.
+            normalize: What values are normalised by.
+            size: The number of voxels along all axes, or each, to which the grid is cut or filled up, as by
+                :func:`nstorm.data.crop_or_pad`: networks need multiples of their patches. It costs nothing here.
+            out: Zeros of the shape of the result, contiguous float32, that the frames are put into.
+
         Raises:
-            ValueError: There are no such frames or no such normalisation, or a chunk is damaged.
+            ValueError: There are no such frames or no such normalisation, a chunk is damaged, or no voxel of the brain
+                fits into the size.
             FileNotFoundError: A chunk is not there.
         """
         from monai.data.meta_tensor import MetaTensor
 
         stop = self.num_frames if stop is None else stop
-        made = self._made(normalize)
-        size = math.prod(self.record.shape)
-        dense = dense_values(self.codes(start, stop), made.scale, made.offset, self.places, size, made.background)
-        for index, codes in self._far(start, stop):
-            dense[self.places, index] = codes * made.scale + made.offset
-        return MetaTensor(
-            torch.from_numpy(dense).view(1, *self.record.shape, stop - start),
-            affine=torch.tensor(self.record.affine, dtype=torch.float64),
-            meta=self.meta(start),
-        )
+        made, where = self._made(normalize), self.placement(size)
+        codes = self.codes(start, stop)
+        shape = (math.prod(where.shape), stop - start)
+        if out is None:
+            dense = background_values(shape, made.background)
+        else:
+            dense = out.view(shape).numpy()
+            if made.background:
+                dense.fill(made.background)
+        fill_dense(codes, made.scale, made.offset, where.places, dense)
+        for index, far in self._far(start, stop):
+            inside = where.places >= 0
+            dense[where.places[inside], index] = (far * made.scale + made.offset)[inside]
+        values = torch.from_numpy(dense).view(1, *where.shape, stop - start) if out is None else out
+        return MetaTensor(values, affine=where.affine.clone(), meta=self.meta(start))
+
+    def placement(self, size: Size | None = None) -> Placement:
+        """Say where the voxels of the brain lie on the grid, or on the grid with a size."""
+        key = tuple(size) if isinstance(size, Sequence) else size
+        if key not in self._placed:
+            affine = torch.tensor(self.record.affine, dtype=torch.float64)
+            self._placed[key] = placed(self.mask, affine, size)
+        return self._placed[key]
 
     def meta(self, start: int = 0) -> dict[str, Any]:
         """What a clip that starts at a frame says of itself."""

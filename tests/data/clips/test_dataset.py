@@ -10,7 +10,18 @@ from monai.data.meta_tensor import MetaTensor
 from monai.transforms import Compose, RandSpatialCropSamplesd
 from torch.utils.data import ConcatDataset, DataLoader, Subset
 
-from nstorm.data import HAXBY_DELAY, Event, check_leakage, event_clips, haxby_runs, split_by_subject, strided_clips
+from nstorm.data import (
+    HAXBY_DELAY,
+    Event,
+    check_leakage,
+    collate_brain,
+    crop_or_pad,
+    event_clips,
+    haxby_runs,
+    split_by_subject,
+    strided_clips,
+    to_dense,
+)
 from nstorm.data.clips.dataset import ClipDataset
 from nstorm.data.clips.stored_runs import stored_runs
 from nstorm.data.preparation.run_all import prepare
@@ -303,3 +314,15 @@ def test_few_runs_stay_open(store, tmp_path):
 
 def test_it_says_what_it_holds(store):
     assert repr(ClipDataset(store, 5)) == "ClipDataset of 4 clips of 5 frames from 4 runs of 3 subjects"
+
+
+@pytest.mark.parametrize("size", [4, (7, 3, 5)])
+def test_clips_of_a_size(store, size):
+    whole = ClipDataset(store, 6)[1]
+    dense = ClipDataset(store, 6, size=size)[1]
+    assert torch.equal(dense["image"].as_tensor(), crop_or_pad(whole["image"], size).as_tensor())
+    assert torch.equal(dense["mask"].as_tensor(), crop_or_pad(whole["mask"], size).as_tensor())
+    assert torch.equal(dense["mask"].affine, crop_or_pad(whole["mask"], size).affine)
+    batch = collate_brain([ClipDataset(store, 6, size=size, output="brain")[index] for index in (1, 2)])
+    made = to_dense(batch["image"], batch["places"], dense["image"].shape[1:4])
+    assert torch.equal(made[0], dense["image"].as_tensor())

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from nstorm.data.store.dense import dense_values
+from nstorm.data.store.dense import background_values, fill_dense
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int16", "float16", "float32"])
@@ -14,6 +14,7 @@ def test_as_numpy_to_the_last_bit(dtype, background, num_frames, num_voxels):
     places = np.sort(random.permutation(60)[:num_voxels]).astype(np.int32)
     expected = np.full((60, num_frames), background, np.float32)
     expected[places] = (codes.astype(np.float32) * scale.astype(np.float32) + offset.astype(np.float32)).T
-    dense = dense_values(codes, scale.astype(np.float32), offset.astype(np.float32), places, 60, background)
+    dense = background_values((60, len(codes)), background)
+    fill_dense(codes, scale.astype(np.float32), offset.astype(np.float32), places, dense)
     assert dense.dtype == np.float32
     assert np.array_equal(dense, expected)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from nstorm.data import percent_signal_change, voxels_that_vary, zscore_global, zscore_voxels
+from nstorm.data import crop_or_pad, percent_signal_change, voxels_that_vary, zscore_global, zscore_voxels
 from nstorm.data.store.place import Place
 from nstorm.data.store.store import Store
 from nstorm.data.store.stored_run import StoredRun
@@ -173,3 +173,16 @@ def test_results_belong_to_who_asks(place):
     assert again.as_tensor().max() > 900
     assert again.affine[0, 0] == AFFINE[0, 0]
     assert again.meta["tr"] == 1.5
+
+
+@pytest.mark.parametrize("size", [8, 3, (2, 7, 5)])
+@pytest.mark.parametrize("normalize", ["zscore", "global"])
+def test_a_size_is_that_of_crop_or_pad(place, normalize, size):
+    values, mask = fabricated(30)
+    values[:2] *= [[2.0], [1.4]]
+    run = written(place, values, mask)
+    whole = run.read(0, 12, normalize)
+    expected = crop_or_pad(whole, size, value=run.background(normalize))
+    found = run.read(0, 12, normalize, size=size)
+    assert torch.equal(found.as_tensor(), expected.as_tensor())
+    assert torch.equal(found.affine, expected.affine)

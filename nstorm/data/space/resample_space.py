@@ -36,7 +36,7 @@ def resample_space(
     deviation of ``sqrt((w^2 - 1) / (8 ln 2))`` voxels, where ``w`` is the extent of a new voxel along that axis in old
     ones (the width at half height of a Gaussian voxel then grows from 1 to ``w``).
 
-    Only a part of the frames is worked on at a time: beside the run and the result it takes some 0.1 GB.
+    Only a part of the frames is worked on at a time: beside the run and the result it takes less than 0.2 GB.
     Grids whose axes are parallel, in whatever order and direction, are several times as fast as oblique ones.
 
     Args:

@@ -11,10 +11,11 @@ from monai.data.meta_tensor import MetaTensor
 from nilearn.image import resample_img
 
 from nstorm.data import load_bold, rest_run, time_first, time_last
+from nstorm.data.space.along_axes import AlongAxes
+from nstorm.data.space.at_places import AtPlaces
 from nstorm.data.space.grid import Grid, grid_of, mni152_grid
 from nstorm.data.space.orientation import reorient
 from nstorm.data.space.resample_space import resample_space
-from nstorm.data.space.sampling import sample_volume
 from nstorm.data.transforms.spatial import ResampleSpace
 
 # the function of the same name may hide it
@@ -122,19 +123,6 @@ def test_smoothing_before_larger_voxels_keeps_stripes_from_aliasing():
     assert 0.9 < kept < 1.02
 
 
-def test_width_of_the_smoothing():
-    """A point becomes a Gaussian whose variance and the old voxel's make that of the new voxel."""
-    source = Grid((41, 41, 41), np.eye(4))
-    point = torch.zeros(1, 41, 41, 41, dtype=torch.float64)
-    point[0, 20, 20, 20] = 1
-    kernels = [module._smoothing(41, 3.0)] * 3
-    smooth = module._smoothed(point.movedim(0, -1), kernels)[..., 0]
-    torch.testing.assert_close(smooth.sum().item(), 1.0)
-    distance = positions(source)[..., 1] - 20
-    variance = (smooth * distance**2).sum().item()
-    assert variance * 8 * math.log(2) + 1 == pytest.approx(9, rel=1e-3)
-
-
 def test_constants_stay_exact_and_end_where_the_field_of_view_does():
     source = Grid((7, 9, 8), oblique(np.random.default_rng(5)))
     bold = run_of(torch.full((2, 7, 9, 8), 3.0), source.affine)
@@ -176,18 +164,22 @@ def test_both_layouts_all_frames_in_slabs(monkeypatch):
     assert torch.equal(bold.affine, affine)
 
 
-def test_slabs_are_small_where_there_are_many_new_voxels(monkeypatch):
+@pytest.mark.parametrize(("reader", "tilt"), [(AlongAxes, 0.0), (AtPlaces, 0.1)])
+def test_slabs_are_small_where_there_are_many_new_voxels(monkeypatch, reader, tilt):
+    affine = np.eye(4)
+    affine[0, 1] = tilt
     bold = run_of(torch.rand(11, 9, 7, 8), np.eye(4))
-    sizes = []
+    sizes, read = [], reader.__call__
 
-    def sample(volume, places, **kwargs):
-        values = sample_volume(volume, places, **kwargs)
+    def watched(self, clip):
+        values = read(self, clip)
         sizes.append(values.numel() * values.element_size())
         return values
 
-    monkeypatch.setattr(module, "sample_volume", sample)
+    monkeypatch.setattr(reader, "__call__", watched)
     monkeypatch.setattr(module, "_SLAB_BYTES", 150_000)
-    assert resample_space(bold, 0.5).shape == (11, 18, 14, 16)
+    affine[:3, :3] /= 2
+    assert resample_space(bold, Grid((18, 14, 16), affine)).shape == (11, 18, 14, 16)
     assert len(sizes) == 2
     assert max(sizes) < 150_000
 

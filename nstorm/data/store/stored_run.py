@@ -270,8 +270,9 @@ class StoredRun:
                 f"{self.name}/{name} is not there: list the runs again if the store was cleaned meanwhile, or {REMEDY}"
             ) from error
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            # what zarr raises of damaged files names no file
-            raise ValueError(f"{self.name}/{name} is damaged ({error}): {REMEDY}") from error
+            # what zarr raises of damaged files names no file, but the bytes of checksums
+            said = str(error).partition(". Stored")[0]
+            raise ValueError(f"{self.name}/{name} is damaged ({said}): {REMEDY}") from error
         except OSError as error:
             raise OSError(f"{self.name}/{name} cannot be read: {error}") from error
 

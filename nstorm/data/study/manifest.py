@@ -7,6 +7,7 @@ from typing import Any
 
 from nstorm.data.clips.items import IDENTITY
 from nstorm.data.study.problem import counted
+from nstorm.data.study.runs import VERSION
 from nstorm.data.study.table import Row, is_unknown, read_table, write_table
 from nstorm.data.wording import some_of
 
@@ -21,7 +22,7 @@ def manifest_runs(path: Path) -> list[Row]:
         ValueError: The file is no table, lists nothing, or has rows without an image or with a ``tr`` that is no
             number.
     """
-    rows = read_table(path, text={*IDENTITY, *FILES})
+    rows = read_table(path, text={*IDENTITY, *FILES, *VERSION})
     columns = list(dict.fromkeys(key for row in rows for key in row))
     if "image" not in columns:
         raise ValueError(

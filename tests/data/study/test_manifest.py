@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nstorm.data import Study, strided_clips
-from tests.data.study.trees import write_image, write_mask, write_study, write_text
+from tests.data.study.trees import SPACE, write_image, write_mask, write_study, write_text
 
 ROWS = [
     {"image": "a/run.nii", "mask": "a/mask.nii", "subject": "007", "tr": 2.0, "age": 24, "score": 1.5, "group": "x"},
@@ -189,3 +189,10 @@ def test_any_study_survives(tmp_path_factory, rows, ending):
 
 def is_all_nan(rows):
     return all(row["number"] != row["number"] for row in rows)
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "json"])
+def test_a_study_of_several_resolutions_comes_back_as_it_was(tmp_path, ending):
+    study = Study.from_bids(write_study(tmp_path / "tree", spaces=(f"space-{SPACE}_res-2", "space-T1w")))
+    study.to_manifest(tmp_path / f"runs.{ending}")
+    assert list(Study.from_manifest(tmp_path / f"runs.{ending}")) == list(study)

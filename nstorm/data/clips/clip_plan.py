@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +26,11 @@ class ClipPlan:
 
     def __len__(self) -> int:
         return len(self.run)
+
+    @property
+    def draws(self) -> bool:
+        """Whether some clips may lie at more than one place."""
+        return bool((self.last - self.first > self.length).any())
 
 
 def plan_clips(
@@ -59,21 +63,24 @@ def plan_clips(
         lengths = _lengths(runs, num_frames, seconds)
         _refuse_short(runs, within, lengths, "seconds" if num_frames is None else "num_frames")
 
-    rows: list[tuple[Any, ...]] = []
-    for number, (run, (start, stop), length) in enumerate(zip(runs, within, lengths, strict=True)):
-        if stride is None:
-            rows += [(number, start, stop, length)] * clips_per_run
-        else:
-            step = _step(run, stride, in_seconds=seconds is not None)
-            rows += [(number, first, first + length, length) for first in range(start, stop - length + 1, step)]
-    return ClipPlan(*np.array(rows, np.int64).T)
+    starts, stops = np.array(within, np.int64).T
+    if stride is None:
+        number = np.repeat(np.arange(len(runs)), clips_per_run)
+        return ClipPlan(number, starts[number], stops[number], np.array(lengths)[number])
+    firsts = [
+        np.arange(start, stop - length + 1, _step(run, stride, in_seconds=seconds is not None))
+        for run, (start, stop), length in zip(runs, within, lengths, strict=True)
+    ]
+    number = np.repeat(np.arange(len(runs)), [len(first) for first in firsts])
+    first, length = np.concatenate(firsts), np.array(lengths)[number]
+    return ClipPlan(number, first, first + length, length)
 
 
 def _lengths(runs: Sequence[PlannedRun], num_frames: int | None, seconds: float | None) -> list[int]:
     if seconds is None:
-        if num_frames is None or num_frames < 1:
-            raise ValueError(f"num_frames is {num_frames}, but a clip has at least 1 frame")
-        return [num_frames] * len(runs)
+        if num_frames is None or num_frames < 1 or num_frames != int(num_frames):
+            raise ValueError(f"num_frames is {num_frames}, but a clip has one or more whole frames")
+        return [int(num_frames)] * len(runs)
     by_tr = {run.tr: run.frames_within(seconds) for run in runs}
     if min(by_tr.values()) < 1:
         raise ValueError(f"a clip of {seconds:g} s holds no whole frame at a TR of {max(by_tr):g} s: make it longer")

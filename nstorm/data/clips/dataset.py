@@ -13,7 +13,9 @@ from nstorm.data.clips.clip_plan import plan_clips
 from nstorm.data.clips.draws import drawn
 from nstorm.data.clips.opened_runs import OpenedRuns
 from nstorm.data.clips.shared_batch import shared_zeros
+from nstorm.data.clips.shared_epoch import SharedEpoch
 from nstorm.data.clips.stored_runs import Runs, chosen_runs
+from nstorm.data.space.crop_or_pad import centred
 from nstorm.data.store.folded import Normalization
 from nstorm.data.store.placement import Size
 from nstorm.data.store.store import Store
@@ -54,7 +56,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
     follows from the seed, the epoch and the index. It is the same with any number of workers and of processes. The
     samplers of this package (:class:`ClipSampler`, :class:`BalancedSampler`, :class:`GroupBatchSampler`) begin a new
     epoch each time they are iterated over. With other samplers, and with the loader's ``shuffle``, call
-    :meth:`set_epoch` before each epoch; otherwise all epochs have the same clips.
+    :meth:`set_epoch` before each epoch; otherwise all epochs have the same clips, and a warning says so.
 
     Args:
         store: The store, or where it lies.
@@ -75,7 +77,8 @@ class ClipDataset(Dataset[dict[str, Any]]):
             ``image`` is then a tensor ``(T, V)``, and in place of the mask there are ``places`` ``(V,)``, ``shape``,
             ``background`` and ``affine`` ``(4, 4)``. :func:`collate_brain` makes batches of them, and :func:`to_dense`
             makes these dense on the device.
-        transform: A dictionary transform, or a Compose of several, that items are passed through.
+        transform: A dictionary transform, or a Compose of several, that items are passed through; or a function, which
+            may draw from the global generators of torch, numpy and Python.
         seed: Seed of the draws.
 
     Raises:
@@ -128,11 +131,11 @@ class ClipDataset(Dataset[dict[str, Any]]):
         self._opened = OpenedRuns(store.place, [run.record for run in chosen])
         self._transform = _seeded(transform)
         self._normalize = normalize
-        self._size = size
+        self._size = None if size is None else tuple(centred(torch.empty(1, 1, 1, 1), size, None)[1])
         self._output = output
         self._seed = seed
-        self._epoch = torch.zeros((), dtype=torch.int64)
-        self._share_epoch()
+        self._epoch = SharedEpoch(len(self._plan))
+        self._draws = self._plan.draws or (self._transform is not None and self._transform.draws)
 
     @property
     def data(self) -> Sequence[Mapping[str, Any]]:
@@ -141,7 +144,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
 
     def set_epoch(self, epoch: int) -> None:
         """Begin an epoch, here and in the workers of loaders, those that persist among them."""
-        self._epoch.fill_(epoch)
+        self._epoch.begin(epoch)
 
     def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> "ClipDataset":
         """Change nothing: MONAI's loaders give each worker another state, and clips are not to hang on that."""
@@ -159,9 +162,14 @@ class ClipDataset(Dataset[dict[str, Any]]):
 
     def __getitems__(self, indices: Sequence[int | tuple[int, int]]) -> list[Any]:
         """Read the clips of a batch; in a loader's worker dense ones next to each other, for :func:`collate_clips`."""
+        if self._draws:
+            # samplers that give draws too begin epochs themselves
+            self._epoch.note([range(len(self))[index] for index in indices if not isinstance(index, tuple)])
         wanted = list(map(self._where, indices))
+        if get_worker_info() is None or self._output != "dense" or self._transform is not None:
+            return list(map(self._item, wanted))
         shapes = {self._shape(where) for where in wanted}
-        if get_worker_info() is None or self._output != "dense" or self._transform is not None or len(shapes) > 1:
+        if len(shapes) > 1:
             return list(map(self._item, wanted))
         batch = shared_zeros((len(wanted), *shapes.pop()))
         return [self._item(where, out) for where, out in zip(wanted, batch, strict=True)]
@@ -176,7 +184,8 @@ class ClipDataset(Dataset[dict[str, Any]]):
         return _Where(int(plan.run[index]), start, start + length, seed)
 
     def _shape(self, where: "_Where") -> tuple[int, ...]:
-        return (1, *self._opened[where.run].placement(self._size).shape, where.stop - where.start)
+        # without opening the run: a batch may have more of them than stay open
+        return (1, *(self._size or self._opened.records[where.run].shape), where.stop - where.start)
 
     def _item(self, where: "_Where", out: Tensor | None = None) -> Any:
         run = self._opened[where.run]
@@ -198,14 +207,6 @@ class ClipDataset(Dataset[dict[str, Any]]):
             f"ClipDataset of {counted(len(self), 'clip')} of {frames} frames from {counted(len(runs), 'run')} of "
             f"{counted(len(subjects), 'subject')}"
         )
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__ = state
-        self._share_epoch()
-
-    def _share_epoch(self) -> None:
-        # with workers that are processes; of a copy nobody else knows
-        self._epoch.share_memory_()
 
     def _read(self, run: StoredRun, start: int, stop: int, out: Tensor | None) -> dict[str, Any]:
         if self._output == "dense":

@@ -27,7 +27,7 @@ class EpochSampler(DistributedSampler[Any]):
         rank: Number of this process. By default that in the training.
 
     Raises:
-        ValueError: There are fewer clips than processes.
+        ValueError: There are fewer clips than processes, or the dataset is a part of one, or several.
     """
 
     dataset: ClipDataset
@@ -45,6 +45,11 @@ class EpochSampler(DistributedSampler[Any]):
             num_replicas = _of_training("WORLD_SIZE", torch.distributed.get_world_size, 1)
         if rank is None:
             rank = _of_training("RANK", torch.distributed.get_rank, 0)
+        if not isinstance(dataset, ClipDataset):
+            raise ValueError(
+                f"the dataset is a {type(dataset).__name__}, but these samplers begin the epochs of a ClipDataset: "
+                "make one of the runs that you want, as ClipDataset(store, runs=...)"
+            )
         if len(dataset) < num_replicas:
             raise ValueError(
                 f"{len(dataset)} clips cannot be divided among {num_replicas} processes: give more runs, or a larger "

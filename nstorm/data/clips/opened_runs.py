@@ -20,14 +20,14 @@ class OpenedRuns:
 
     def __init__(self, place: Place, records: Sequence[RunRecord]) -> None:
         self._place = place
-        self._records = records
+        self.records = records
         self._open: dict[int, StoredRun] = {}
 
     def __getstate__(self) -> dict[str, object]:
         return {**vars(self), "_open": {}}
 
     def __getitem__(self, number: int) -> StoredRun:
-        run = self._open.pop(number, None) or StoredRun(self._place, self._records[number])
+        run = self._open.pop(number, None) or StoredRun(self._place, self.records[number])
         self._open[number] = run
         # threads may do so at the same time
         for oldest in list(self._open)[:-MOST]:

@@ -51,7 +51,10 @@ def _as_one(images: Sequence[Tensor]) -> Tensor | None:
     first = images[0].as_subclass(Tensor)
     step = first.numel() * first.element_size()
     together = first.is_shared() and all(
-        image.shape == first.shape and image.is_contiguous() and image.data_ptr() == first.data_ptr() + number * step
+        image.shape == first.shape
+        and image.is_contiguous()
+        and image.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        and image.data_ptr() == first.data_ptr() + number * step
         for number, image in enumerate(images)
     )
     if not together or first.storage_offset():

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from nstorm.data.bars import bar
 from nstorm.data.files.atomic import written_whole
 from nstorm.data.report.absent import absent_runs
 from nstorm.data.report.figures import as_webp, carpet_figure, histogram_figure
@@ -99,7 +99,7 @@ def quality_report(
             "facts": facts_of(store[key], table.loc[key]),
             "pictures": pictures.of(key),
         }
-        for key in tqdm(shown, "pictures", unit="run", disable=not progress)
+        for key in bar(shown, "pictures", unit="run", show=progress)
     ]
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from nibabel.orientations import aff2axcodes
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from nstorm.data.bars import bar
 from nstorm.data.clips.items import text_of
 from nstorm.data.report.outliers import flags_of
 from nstorm.data.report.quality import NUMBERS, quality_of
@@ -83,7 +83,7 @@ def table_of(
 
     reader = _Reader(store, usual, grid_names(records))
     with ThreadPoolExecutor(1 if store.place.local else _THREADS) as pool:
-        found = tqdm(pool.map(reader.row, records), "quality", len(records), unit="run", disable=not progress)
+        found = bar(pool.map(reader.row, records), "quality", len(records), unit="run", show=progress)
         table = pandas.DataFrame(list(found), index=[record.key for record in records])
     compared = flags_of(table)
     broken = [(reason,) if reason else () for reason in table.pop("broken")]
@@ -140,14 +140,13 @@ def usual_masks(
         if len(same) >= _FEWEST_MASKS
     }
     usual = {}
-    with tqdm(
-        desc="masks", total=sum(map(len, looked_at.values())), unit="run", disable=not progress, leave=False
-    ) as bar:
+    number = sum(map(len, looked_at.values()))
+    with bar(desc="masks", total=number, unit="run", leave=False, show=progress) as shown:
         for grid, some in looked_at.items():
             times = np.zeros(grid[0], np.int32)
             number = 0
             for record in some:
-                bar.update()
+                shown.update()
                 try:
                     times += StoredRun(store.place, record).mask
                 except (ValueError, OSError):

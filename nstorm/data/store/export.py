@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from nstorm.data.bars import bar
 from nstorm.data.files.atomic import written_whole
 from nstorm.data.files.writer import save_bold, save_mask
 from nstorm.data.store.folded import Normalization
@@ -16,6 +17,7 @@ from nstorm.data.store.stored_run import StoredRun
 from nstorm.data.study.problem import counted
 from nstorm.data.wording import some_of
 
+BOLD, MASK, EVENTS = "_bold.nii.gz", "_desc-brain_mask.nii.gz", "_events.tsv"
 COLUMNS = ("onset", "duration", "trial_type")
 
 
@@ -68,17 +70,17 @@ def export(
         ['sub-1_task-rest_bold.json', 'sub-1_task-rest_bold.nii.gz', 'sub-1_task-rest_desc-brain_mask.nii.gz']
         torch.Size([20, 1, 2, 3])
     """
-    from tqdm import tqdm
-
     folder = Path(folder)
     runs = [store[key] for key in (store if keys is None else keys)]
-    images = [folder / f"{run.record.key}_bold.nii.gz" for run in runs]
-    if not overwrite and (there := [image.name for image in images if image.exists()]):
+    images = [folder / f"{run.record.key}{BOLD}" for run in runs]
+    # masks as fMRIPrep names them are not to be lost either
+    files = [folder / f"{run.record.key}{ending}" for run in runs for ending in (BOLD, MASK, EVENTS)]
+    if not overwrite and (there := [file.name for file in files if file.exists()]):
         raise FileExistsError(
-            f"{folder} has {counted(len(there), 'image')} of these runs already ({some_of(there, 3)}): give another "
+            f"{folder} has {counted(len(there), 'file')} of these runs already ({some_of(there, 3)}): give another "
             "folder, or pass overwrite=True"
         )
-    for run, image in zip(tqdm(runs, "export", unit="run", disable=not progress), images, strict=True):
+    for run, image in zip(bar(runs, "export", unit="run", show=progress), images, strict=True):
         _export(run, image, normalize)
     return images
 
@@ -86,14 +88,16 @@ def export(
 def _export(run: StoredRun, image: Path, normalize: Normalization) -> None:
     from monai.data.meta_tensor import MetaTensor
 
-    stem = image.name.removesuffix("_bold.nii.gz")
+    stem = image.name.removesuffix(BOLD)
     like = run.meta()
     mask = MetaTensor(
         torch.from_numpy(run.mask)[None], affine=torch.tensor(run.record.affine, dtype=torch.float64), meta=like
     )
-    save_mask(image.with_name(f"{stem}_desc-brain_mask.nii.gz"), mask, overwrite=True)
+    save_mask(image.with_name(f"{stem}{MASK}"), mask, overwrite=True)
     if events := run.attributes.get("events"):
-        _write_events(image.with_name(f"{stem}_events.tsv"), events, run.record.start_time)
+        _write_events(image.with_name(f"{stem}{EVENTS}"), events, run.record.start_time)
+    else:
+        image.with_name(f"{stem}{EVENTS}").unlink(missing_ok=True)
     # the image comes last: where it is, all is
     save_bold(image, run.read(normalize=normalize), sidecar=True, overwrite=True)
 

@@ -138,7 +138,10 @@ class Place:
         # fsspec's event loop does not live through a fork: one file system a process
         if self._opened is None or self._opened[0] != os.getpid():
             fresh = {} if self.url.startswith("memory:") else {"skip_instance_cache": True, "use_listings_cache": False}
-            files, root = fsspec.url_to_fs(self.url, **self.storage_options, **fresh)
+            try:
+                files, root = fsspec.url_to_fs(self.url, **self.storage_options, **fresh)
+            except (ImportError, ValueError) as error:
+                raise ValueError(f"{self.url} cannot be opened by fsspec: {error}") from error
             self._opened = (os.getpid(), files, root)
         return self._opened[1], self._opened[2]
 

@@ -1,5 +1,6 @@
 """Whether all of a store can be read, and is what was written."""
 
+import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import overload
 
 import numpy as np
 
+from nstorm.data.bars import bar
 from nstorm.data.store.clean import leftovers
 from nstorm.data.store.damages import Damage, damages_of
 from nstorm.data.store.record import RunRecord
@@ -85,8 +87,6 @@ def verify(store: Store | str | PathLike[str], *, workers: int = 1, progress: bo
         1 run, 0.0 MB, 1 problem
           sub-1: bold has no chunk with frames 20 to 39: take the run out with Store.remove, and prepare it again
     """
-    from tqdm import tqdm
-
     store = store if isinstance(store, Store) else Store(store)
     left = leftovers(store)
     damages = [Damage(key, f"its record cannot be read ({said})") for key, said in store.damaged.items()]
@@ -95,10 +95,10 @@ def verify(store: Store | str | PathLike[str], *, workers: int = 1, progress: bo
         record.num_frames * record.num_voxels * np.dtype(record.dtype).itemsize for record in store.records.values()
     ]
     runs = [StoredRun(store.place, record) for record in store.records.values()]
-    with tqdm(desc="verify", unit="B", unit_scale=True, total=sum(sizes), disable=not progress) as bar:
+    with bar(desc="verify", unit="B", unit_scale=True, total=sum(sizes), show=progress) as shown:
         for found, size in zip(_looked_at(runs, workers), sizes, strict=True):
             damages += found
-            bar.update(size)
+            shown.update(size)
     return Verification(tuple(damages), len(runs), sum(sizes), tuple(left))
 
 
@@ -117,7 +117,8 @@ def _looked_at(runs: Sequence[StoredRun], workers: int) -> Iterator[list[Damage]
     if workers == 1:
         yield from map(damages_of, runs)
         return
-    pool = ProcessPoolExecutor(workers, get_context("spawn"))
+    # Ctrl-C reaches them too, and is for who waits for them
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN))
     try:
         yield from pool.map(damages_of, runs)
     finally:

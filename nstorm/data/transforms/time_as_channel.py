@@ -1,6 +1,8 @@
 """Other people's transforms of space and intensity on ``(1, H, W, D, T)``, with time in the place of channels."""
 
-from collections.abc import Callable, Hashable, Mapping
+import random
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -24,8 +26,8 @@ from nstorm.data.transforms.base import BOLDTransform
 class RandomlyInside(Randomizable, Transform):
     """Base of transforms around another one, which draws from the same source of randomness.
 
-    Transforms that draw from torch's global generator, as TorchIO's do, get a seed from that source, and the global
-    generator stays as it is.
+    Transforms that draw from torch's global generator, as TorchIO's do, and functions, which may draw from numpy's or
+    Python's as well, get a seed from that source, and the global generators stay as they are.
     """
 
     transform: Any
@@ -38,11 +40,10 @@ class RandomlyInside(Randomizable, Transform):
         return self
 
     def call_inside(self, data: Any) -> Any:
-        """Call the inner transform with the global generator seeded, if that is what it draws from."""
+        """Call the inner transform with the global generators seeded, if that is what it draws from."""
         if not _draws_globally(self.transform):
             return self.transform(data)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(int(self.R.randint(2**31)))
+        with _globally_seeded(int(self.R.randint(2**31))):
             return self.transform(data)
 
 
@@ -144,6 +145,21 @@ class TimeAsChanneld(RandomlyInside, MapTransform, InvertibleTransform):
         keys = list(self.key_iterator(data))
         d = dict(self.transform.inverse(dict(data) | {key: _to_channels(data[key]) for key in keys}))
         return d | {key: with_layout(d[key], data[key]) for key in keys}
+
+
+@contextmanager
+def _globally_seeded(seed: int) -> Iterator[None]:
+    # numpy's old generator is what functions draw from
+    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        try:
+            yield
+        finally:
+            np.random.set_state(numpy_state)  # noqa: NPY002
+            random.setstate(python_state)
 
 
 def _draws_globally(transform: object) -> bool:

@@ -1,7 +1,9 @@
 import pickle
+import random
 from collections import Counter
 from copy import deepcopy
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -22,10 +24,12 @@ from nstorm.data import (
     strided_clips,
     to_dense,
 )
+from nstorm.data.clips import dataset, opened_runs
 from nstorm.data.clips.dataset import ClipDataset
 from nstorm.data.clips.stored_runs import stored_runs
 from nstorm.data.preparation.run_all import prepare
 from nstorm.data.store.store import Store
+from nstorm.data.store.stored_run import StoredRun
 from nstorm.data.study.study import Study
 from nstorm.data.transforms.rand_intensity import RandBOLDNoised
 from tests.data.clips.stores import AFFINE, NUM_FRAMES, SHAPE, TR, brain, make_store, values_of, write_stored
@@ -198,6 +202,7 @@ def test_what_makes_no_sense_is_refused_at_once(store, tmp_path):
         ({}, "no length is given"),
         ({"num_frames": 5, "seconds": 10.0}, "as one of the two"),
         ({"num_frames": 0}, "num_frames is 0"),
+        ({"num_frames": 5, "size": 0}, "size is 0, but it has to be one or three numbers"),
         ({"seconds": 1.0}, "holds no whole frame"),
         ({"num_frames": 5, "stride": 0}, "stride is 0 frames"),
         ({"num_frames": 5, "stride": 2.5}, "stride is 2.5 frames"),
@@ -212,6 +217,14 @@ def test_what_makes_no_sense_is_refused_at_once(store, tmp_path):
             ClipDataset(store, **arguments)
     with pytest.raises(FileNotFoundError, match="is no store"):
         ClipDataset(tmp_path / "nothing", 5)
+
+
+def test_what_is_no_whole_number_is_refused(store, monkeypatch):
+    # as where nobody checks types
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(ValueError, match=r"num_frames is 5.5, but a clip has one or more whole frames"):
+        ClipDataset(store, 5.5)
+    assert ClipDataset(store, 5.0)[0]["image"].shape[-1] == 5
 
 
 def test_seconds_ask_for_one_number_of_frames(tmp_path):
@@ -263,11 +276,21 @@ def test_transforms_draw_by_seed_epoch_and_index(store):
     assert not torch.equal(clips[0]["image"], first[0])
 
 
-def test_functions_that_draw_from_torch_are_seeded_too(store):
-    clips = ClipDataset(store, 5, transform=lambda item: torch.rand(3))
-    before = torch.get_rng_state()
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: torch.rand(3),
+        lambda: torch.from_numpy(np.random.rand(3)),  # noqa: NPY002
+        lambda: torch.tensor([random.random() for _ in range(3)]),
+    ],
+    ids=["torch", "numpy", "python"],
+)
+def test_functions_that_draw_from_global_generators_are_seeded_too(store, draw):
+    clips = ClipDataset(store, 5, transform=lambda item: draw())
+    before = torch.get_rng_state(), np.random.get_state()  # noqa: NPY002
     drawn = [clips[index] for index in range(4)]
-    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert str(np.random.get_state()) == str(before[1])  # noqa: NPY002
     assert all(torch.equal(clips[index], drawn[index]) for index in (2, 0, 3, 1))
     assert len({tuple(values.tolist()) for values in drawn}) == 4
 
@@ -298,7 +321,7 @@ def test_copies_read_the_same_and_have_epochs_of_their_own(store):
         assert starts(copied) == starts(clips) != first
         copied.set_epoch(0)
         assert starts(copied) == first
-        assert copied._epoch.is_shared()
+        assert all(part.is_shared() for part in vars(copied._epoch).values() if isinstance(part, torch.Tensor))
     assert starts(clips) != first
 
 
@@ -310,6 +333,18 @@ def test_few_runs_stay_open(store, tmp_path):
     assert clips[3]["subject"] == "03"
     assert len(clips._opened._open) == 8
     assert 3 in clips._opened._open
+
+
+def test_runs_of_a_large_batch_are_opened_once(tmp_path, monkeypatch):
+    many = make_store(tmp_path / "store", {f"{number:02d}": 1 for number in range(12)})
+    opened = []
+    monkeypatch.setattr(opened_runs, "StoredRun", lambda *run: opened.append(run) or StoredRun(*run))
+    for clips in (ClipDataset(many, 5), ClipDataset(many, 5, size=6), ClipDataset(many, 5, output="brain")):
+        opened.clear()
+        # as in a worker, where dense clips of a batch lie next to each other
+        monkeypatch.setattr(dataset, "get_worker_info", lambda: "a worker")
+        batch = clips.__getitems__(range(12))
+        assert len(opened) == len(batch) == 12
 
 
 def test_it_says_what_it_holds(store):

@@ -61,7 +61,7 @@ def sixteenths(start, stop):
     delay=sixteenths(0, 8),
     window=st.tuples(sixteenths(-5, 5), sixteenths(6, 20)),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_frames_of_a_window_against_their_definition(tr, onset, delay, window):
     run = MetaTensor(torch.arange(400.0)[:, None, None, None], meta={"tr": tr, "start_time": -20.0, "start_frame": 0})
     start, stop = onset + delay + window[0], onset + delay + window[1]

@@ -1,10 +1,11 @@
 from collections import Counter
 
+import jaxtyping
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler, Subset
 
 from nstorm.data.clips.dataset import ClipDataset
 from nstorm.data.clips.group_batches import GroupBatchSampler
@@ -171,3 +172,10 @@ def test_too_few_groups_are_refused(clips):
         GroupBatchSampler(clips, groups=2, clips=0)
     with pytest.raises(ValueError, match="20 clips cannot be divided among 21 processes"):
         ClipSampler(clips, num_replicas=21, rank=0)
+
+
+def test_parts_of_a_dataset_are_refused(clips, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    for sampler in (ClipSampler, BalancedSampler, GroupBatchSampler):
+        with pytest.raises(ValueError, match=r"a Subset, but these samplers .* make one of the runs that you want"):
+            sampler(Subset(clips, range(5)))

@@ -47,23 +47,29 @@ def _page(store: Store, folder: Path, **options: Any) -> _Page:
     return _Page(quality_report(store, folder / "report.html", progress=False, **options))
 
 
-def test_a_page_stands_alone_and_shows_flagged_runs_first(tmp_path: Path) -> None:
-    store = fabricated_store(tmp_path, 8, ["half", "slow"])
-    page = _page(store, tmp_path, most=4)
+@pytest.fixture(scope="module")
+def of_ten(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Path]:
+    """Ten runs, two of them flagged, and a page with pictures of four."""
+    folder = tmp_path_factory.mktemp("of_ten")
+    store = fabricated_store(folder, 8, ["half", "slow"])
+    return store, quality_report(store, folder / "report.html", progress=False, most=4)
+
+
+def test_a_page_stands_alone_and_shows_flagged_runs_first(of_ten: tuple[Store, Path]) -> None:
+    page = _Page(of_ten[1])
     assert "2 of 10 runs are flagged" in page.text
     assert all(source.startswith("data:image/webp;base64,") for source in page.images)
     others = {value for _, attributes in page.tags for name, value in attributes.items() if name in ("src", "href")}
     assert all(str(value).startswith(("data:", "#")) for value in others)
-    assert not re.search(r"https?://|@import|url\(", (tmp_path / "report.html").read_text())
+    assert not re.search(r"https?://|@import|url\(", of_ten[1].read_text())
     # tSNR, DVARS, displacement, volume, overlap and number of frames of all runs, and two of each run
     assert len(page.images) == 6 + 2 * 4
     assert [section["class"] for section in page.sections] == ["run flagged"] * 2 + ["run"] * 2
-    assert (tmp_path / "report.html").stat().st_size < 1e6
+    assert of_ten[1].stat().st_size < 1e6
 
 
-def test_the_table_has_every_run_and_links_to_its_pictures(tmp_path: Path) -> None:
-    store = fabricated_store(tmp_path, 8, ["half", "slow"])
-    page = _page(store, tmp_path, most=4)
+def test_the_table_has_every_run_and_links_to_its_pictures(of_ten: tuple[Store, Path]) -> None:
+    store, page = of_ten[0], _Page(of_ten[1])
     table = page.table
     assert [row[0] for row in table["rows"]] == list(store)
     by_title = [dict(zip(table["titles"], row, strict=True)) for row in table["rows"]]

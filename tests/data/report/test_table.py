@@ -10,7 +10,7 @@ from tests.data.report.fabricated import FAULTS, add_run, fabricated_store
 
 
 def test_planted_faults_are_flagged_and_clean_runs_are_not(tmp_path: Path) -> None:
-    store = fabricated_store(tmp_path, 32, FAULTS)
+    store = fabricated_store(tmp_path, 20, FAULTS)
     table = quality_table(store, progress=False)
     said = {key: [problem.split(": ")[0] for problem in problems] for key, problems in table["problems"].items()}
     assert all(not problems for key, problems in said.items() if key not in FAULTS)

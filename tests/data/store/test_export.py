@@ -97,11 +97,26 @@ def test_nothing_is_replaced_or_begun_by_mistake(tmp_path, store):
     assert not (tmp_path / "nifti").exists()
     export(store, tmp_path / "nifti", ["sub-1"], progress=False)
     with pytest.raises(
-        FileExistsError, match=r"nifti has 1 image of these runs already \(sub-1_bold.nii.gz\): give another"
+        FileExistsError, match=r"nifti has 2 files of these runs already \(sub-1_bold.nii.gz, .*: give another"
     ):
         export(store, tmp_path / "nifti", progress=False)
     assert not (tmp_path / "nifti" / "sub-0_bold.nii.gz").exists()
     assert len(export(store, tmp_path / "nifti", overwrite=True, progress=False)) == 3
+
+
+@pytest.mark.parametrize("ending", ["desc-brain_mask.nii.gz", "events.tsv"])
+def test_a_mask_or_events_of_that_name_are_not_lost(tmp_path, store, ending):
+    put(store)
+    store.refresh()
+    mine = tmp_path / f"sub-1_{ending}"
+    mine.write_text("mine")
+    with pytest.raises(FileExistsError, match=rf"has 1 file of these runs already \(sub-1_{ending}\)"):
+        export(store, tmp_path, progress=False)
+    assert mine.read_text() == "mine"
+    assert not (tmp_path / "sub-1_bold.nii.gz").exists()
+    # events of another version of the run would be wrong
+    export(store, tmp_path, overwrite=True, progress=False)
+    assert (ending == "events.tsv") != mine.exists()
 
 
 def test_a_damaged_run_leaves_no_image(tmp_path, store):

@@ -59,6 +59,8 @@ def test_there_and_back(place, dtype, one_file, num_frames):
 )
 def test_normalised_as_by_the_functions(tmp_path, recording, dtype):
     values, mask, bold = recording()
+    # a part, for the time it takes
+    values, bold = values[:60], bold[:60]
     run = written(Place(tmp_path), values, mask, dtype=dtype)
     inside = torch.from_numpy(mask)
     exact = bold.as_tensor() * inside

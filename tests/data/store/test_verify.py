@@ -209,4 +209,4 @@ def test_a_path_and_processes(tmp_path, capsys):
     store.refresh()
     damage(store, "bold/c/0/0", cut)
     one_of(verify(Path(tmp_path / "store"), workers=2), "bold is damaged in frames 0 to 19")
-    assert "verify: 100%" in capsys.readouterr().err
+    assert capsys.readouterr().err == ""

@@ -24,10 +24,12 @@ def add_to(commands: Any) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     from nstorm.data import Store
+    from nstorm.data.study.problem import counted
+    from nstorm.data.wording import some_of
 
     store = Store(args.store)
-    unknown = [key for key in args.runs or () if key not in store]
-    if unknown:
-        raise ValueError(f"{store.place} has no run {unknown[0]}: its runs have names such as {next(iter(store), '')}")
-    store.export(args.folder, args.runs, normalize=args.normalize, overwrite=args.overwrite)
+    if unknown := [key for key in args.runs or () if key not in store]:
+        raise ValueError(f"{store.place} has no run {some_of(unknown, 3)}; it has {some_of(list(store), 3) or 'none'}")
+    images = store.export(args.folder, args.runs, normalize=args.normalize, overwrite=args.overwrite)
+    print(f"{counted(len(images), 'run')} in {args.folder}")
     return 0

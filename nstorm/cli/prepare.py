@@ -4,9 +4,14 @@ import argparse
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from nstorm.cli.numbers import at_least
+from nstorm.cli.report import DEFAULT, page_of
 from nstorm.cli.study import add_study, study_of
+
+if TYPE_CHECKING:
+    from nstorm.data import Store
 
 
 def add_to(commands: Any) -> None:
@@ -33,8 +38,10 @@ def add_to(commands: Any) -> None:
     )
     done.add_argument("--spacing", type=float, metavar="MM", help="voxels of another size")
     done.add_argument("--tr", type=float, metavar="S", help="another repetition time")
-    done.add_argument("--dummy-scans", type=int, metavar="N", help="frames to leave out at the start of every run")
-    done.add_argument("--confounds", metavar="STRATEGY", help="regress out confounds of fMRIPrep, as motion or compcor")
+    done.add_argument(
+        "--dummy-scans", type=at_least(0), metavar="N", help="frames to leave out at the start of every run"
+    )
+    done.add_argument("--confounds", metavar="STRATEGY", help="regress out confounds of fMRIPrep, as simple or compcor")
     done.add_argument("--high-pass", type=float, metavar="HZ", help="take slower changes out")
     done.add_argument("--low-pass", type=float, metavar="HZ", help="take faster changes out")
     done.add_argument(
@@ -44,7 +51,7 @@ def add_to(commands: Any) -> None:
         "--dtype", choices=("int8", "int16", "float16", "float32"), help="how values are kept (default: int8)"
     )
     work = parser.add_argument_group("how it is done")
-    work.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: %(default)s)")
+    work.add_argument("--workers", type=at_least(1), default=1, metavar="N", help="processes (default: %(default)s)")
     work.add_argument(
         "--scheduler", metavar="ADDRESS", help="a Dask scheduler, as tcp://node1:8786, whose workers work"
     )
@@ -52,18 +59,19 @@ def add_to(commands: Any) -> None:
     work.add_argument("--one-file", action="store_true", help="keep a run's frames in one file, where files are few")
     work.add_argument("--strict", action="store_true", help="stop at the first run that fails")
     work.add_argument("--overwrite", action="store_true", help="prepare runs again that were prepared otherwise")
-    work.add_argument("--report", type=Path, metavar="PATH", help="where the report goes (default: STORE/report.html)")
+    work.add_argument("--report", type=Path, metavar="PATH", help=f"where the report goes ({DEFAULT})")
     parser.set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace) -> int:
-    from nstorm.data import PRESETS, PrepareError, prepare, quality_report
+    from nstorm.data import PRESETS, PrepareError, prepare
 
-    study = study_of(args)
-    print(study)
     changed = ("spacing", "tr", "dummy_scans", "confounds", "high_pass", "low_pass", "fill_nan", "dtype")
     changes = {name: getattr(args, name) for name in changed if getattr(args, name) is not None}
     recipe = PRESETS[args.preset].but(**changes)
+    study = study_of(args)
+    # hours before what follows it
+    print(study, flush=True)
     failed = 0
     try:
         store = prepare(
@@ -82,10 +90,27 @@ def _run(args: argparse.Namespace) -> int:
         print(f"nstorm: {error}", file=sys.stderr)
         store, failed = error.store, 1
     print(store)
-    if args.part is None and len(store):
-        default = Path(store.place.url, "report.html") if store.place.local else Path("report.html")
-        print(f"report: {quality_report(store, args.report or default)}")
+    if args.part is None or args.report is not None:
+        _report(store, args.report or page_of(store))
+    else:
+        print(f"report: when all parts are done, nstorm report {store.place}")
     return failed
+
+
+def _report(store: "Store", path: Path) -> None:
+    from nstorm.data import quality_report
+
+    if not len(store):
+        return
+    try:
+        print(f"report: {quality_report(store, path)}")
+    except Exception as error:
+        # the runs are prepared all the same
+        print(
+            f"nstorm: no report was written to {path} ({type(error).__name__}: {error}): "
+            f"nstorm report {store.place} --out PATH writes one",
+            file=sys.stderr,
+        )
 
 
 def _part(text: str) -> tuple[int, int]:

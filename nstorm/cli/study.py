@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 FILTERS = {
     "space": "spaces",
     "res": "resolutions",
+    "desc": "descriptions, of images in a BIDS folder by default preproc,",
     "task": "tasks",
     "session": "sessions",
     "run": "runs",
@@ -30,6 +31,8 @@ def add_to(commands: Any) -> None:
     )
     add_study(parser)
     parser.add_argument("--to-manifest", type=Path, metavar="PATH", help="write the runs to a .csv, .tsv or .json file")
+    parser.add_argument("--overwrite", action="store_true", help="replace a manifest that is there")
+    parser.add_argument("--all", action="store_true", help="name all files of a problem, each on its own line")
     parser.set_defaults(run=_run)
 
 
@@ -43,6 +46,7 @@ def add_study(parser: argparse.ArgumentParser) -> None:
         # args.run is the command's function
         chosen.add_argument(f"--{name}", dest=f"wanted_{name}", nargs="+", metavar="X", help=f"{text} to keep")
     chosen.add_argument("--labels", metavar="TABLE", help="a table of labels, with a row for each subject")
+    chosen.add_argument("--no-participants", action="store_true", help="join no labels of participants.tsv")
     chosen.add_argument(
         "--ignore",
         nargs="+",
@@ -69,7 +73,7 @@ def study_of(args: argparse.Namespace) -> "Study":
     if args.pattern is None and any(companions.values()):
         raise ValueError("the patterns of masks, confounds and events go with one of the runs: give --pattern too")
     if args.pattern is None:
-        study = open_study(args.study, **wanted)
+        study = open_study(args.study, participants=False if args.no_participants else None, **wanted)
     else:
         study = Study.from_pattern(args.study, args.pattern, **companions)
         if "subjects" in wanted:
@@ -80,9 +84,12 @@ def study_of(args: argparse.Namespace) -> "Study":
 
 def _run(args: argparse.Namespace) -> int:
     study = study_of(args)
-    print(study)
+    if args.to_manifest is not None:
+        study.to_manifest(args.to_manifest, overwrite=args.overwrite)
+        print(f"{len(study):,} runs in {args.to_manifest}")
+    print(study, flush=True)
     report = study.check(errors="report", ignore=args.ignore)
     print(report)
-    if args.to_manifest is not None:
-        study.to_manifest(args.to_manifest)
+    for problem in report.problems if args.all else ():
+        print("", f"{problem.kind}: {problem.what}:", *problem.files, sep="\n")
     return 0 if all(problem.is_note for problem in report.problems) else 1

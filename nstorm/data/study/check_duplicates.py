@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from nstorm.data.clips.items import IDENTITY, recording_of, text_of
 from nstorm.data.study.manifest import FILES
@@ -30,14 +30,18 @@ def duplicate_problems(runs: Sequence[Row]) -> Iterator[Problem]:
     by_difference: dict[tuple[str, ...], list[Row]] = defaultdict(list)
     for images in of_recording.values():
         if len(images) > 1:
-            by_difference[_difference(images.values())] += images.values()
+            by_difference[_difference(list(images.values()))] += images.values()
     for keys, several in by_difference.items():
         yield _duplicates(keys, several)
 
 
-def _difference(runs: Collection[Row]) -> tuple[str, ...]:
+def _difference(runs: Sequence[Row]) -> tuple[str, ...]:
     keys = dict.fromkeys(key for run in runs for key in run if key not in (*FILES, *IDENTITY))
-    return tuple(sorted(key for key in keys if len({text_of(run.get(key)) for run in runs}) > 1))
+    numbers = {key: len({text_of(run.get(key)) for run in runs}) for key in keys}
+    # a resolution goes with its space, which says enough
+    if numbers.get("space") == len(runs):
+        return ("space",)
+    return tuple(sorted(key for key, number in numbers.items() if number > 1))
 
 
 def _duplicates(keys: Sequence[str], runs: Sequence[Row]) -> Problem:

@@ -1,5 +1,6 @@
 """What is wrong with the files of a study."""
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -13,24 +14,34 @@ _NOUNS = {"confounds": "confounds table"}
 
 def file_problems(runs: Sequence[Row], seen: Sequence[Seen], min_frames: int) -> Iterator[Problem]:
     """List what is wrong: files that are not there or cannot be used, few frames, TRs and grids that differ."""
-    absent: dict[str, list[str]] = defaultdict(list)
+    absent: dict[tuple[str, bool], list[str]] = defaultdict(list)
     faulty: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
     for run, found in zip(runs, seen, strict=True):
         for key in found.absent:
-            absent[key].append(run[key])
+            absent[key, os.path.islink(run[key])].append(run[key])
         for kind, fault in found.faults.items():
             # one fault of many files is one problem
             faulty[kind, fault.replace(run[kind], "...")].append((run[kind], fault))
-    for key, files in absent.items():
-        what = f"{counted(len(files), 'file')} of {key} not there"
-        yield Problem(key, what, "correct the paths, or fetch the files", tuple(files))
+    # runs may share a file, as two spaces their confounds
+    for (key, is_link), files in absent.items():
+        named = tuple(dict.fromkeys(files))
+        yield _absent(key, named) if not is_link else _not_fetched(key, named)
     for (kind, _), cases in faulty.items():
-        named = tuple(file for file, _ in cases)
+        named = tuple(dict.fromkeys(file for file, _ in cases))
         yield Problem(kind, f"{counted(len(named), _NOUNS.get(kind, kind))} of no use", cases[0][1], named)
     headers = {run["image"]: found.header for run, found in zip(runs, seen, strict=True) if found.header}
     yield from _too_short(headers, min_frames)
     yield from _times_that_differ(headers)
     yield from _grids_that_differ(headers)
+
+
+def _absent(key: str, files: tuple[str, ...]) -> Problem:
+    return Problem(key, f"{counted(len(files), 'file')} of {key} not there", "correct the paths, or fetch them", files)
+
+
+def _not_fetched(key: str, files: tuple[str, ...]) -> Problem:
+    what = f"{counted(len(files), 'file')} of {key} not fetched, links that lead nowhere"
+    return Problem(key, what, "fetch them, as with datalad get", files)
 
 
 def _too_short(headers: Mapping[str, RunHeader], min_frames: int) -> Iterator[Problem]:

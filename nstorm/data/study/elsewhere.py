@@ -29,7 +29,7 @@ def nothing_found(folder: Path, wanted: Mapping[str, Wanted]) -> str:
         )
     if trees := _trees_in(folder):
         return f"{fault}: give the folder that holds sub-*, such as {some(trees)}"
-    return f"{fault}: give the folder that holds sub-*; other layouts, such as the HCP's, are for Study.from_pattern"
+    return f"{fault}: give the folder that holds sub-*; others, as the HCP's, are for patterns (Study.from_pattern)"
 
 
 def no_volumes(folder: Path, folders: Iterable[FuncFolder]) -> str | None:

@@ -48,10 +48,8 @@ def look_at_files(runs: Sequence[Row]) -> Iterator[Seen]:
 
 def _look(grids: Grids, run: Row) -> Seen:
     header, faults = None, {}
-    absent = [key for key in _COMPANIONS if run.get(key) and not os.path.exists(run[key])]
-    if not os.path.lexists(run["image"]):
-        absent.insert(0, "image")
-    else:
+    absent = [key for key in ("image", *_COMPANIONS) if run.get(key) and not os.path.exists(run[key])]
+    if "image" not in absent:
         try:
             file = BOLDFile(run["image"], tr=run.get("tr"))
             header = RunHeader(file.num_frames, file.tr, _grid(grids, file.shape, file.affine.numpy()))

@@ -24,6 +24,8 @@ def manifest_runs(path: Path) -> list[Row]:
     """
     rows = read_table(path, text={*IDENTITY, *FILES, *VERSION})
     columns = list(dict.fromkeys(key for row in rows for key in row))
+    if not rows:
+        raise ValueError(f"{path} lists no runs: write a row for each, with its file in the column image")
     if "image" not in columns:
         raise ValueError(
             f"{path} lists no runs: write a row for each, with its file in the column image (the columns are {columns})"

@@ -2,21 +2,25 @@
 
 from os import PathLike
 from pathlib import Path
+from typing import Literal
 
 from nstorm.data.study.selection import Wanted, item_key
 from nstorm.data.study.study import Study
-from nstorm.data.study.table import TABLES
+from nstorm.data.study.table import TABLES, Table
 
 # what a BIDS tree is asked for before all of it is looked at
 _OF_BIDS = {"subject": "subjects", **{key: key for key in ("space", "res", "desc", "task", "session", "run")}}
 
 
-def open_study(path: str | PathLike[str], **wanted: Wanted) -> Study:
+def open_study(
+    path: str | PathLike[str], *, participants: "Table | Literal[False] | None" = None, **wanted: Wanted
+) -> Study:
     """Find the runs of a BIDS tree, or read those that a manifest lists.
 
     Args:
         path: The folder that holds ``sub-*`` (:meth:`Study.from_bids`), or a ``.csv``, ``.tsv`` or ``.json`` file
             (:meth:`Study.from_manifest`).
+        participants: The table of labels of a BIDS tree, as :meth:`Study.from_bids` takes it.
         wanted: What to keep, by key, as :meth:`Study.where` takes it: ``space="MNI152NLin2009cAsym"``, ``task="rest"``,
             ``subjects=["01", "02"]``. None keeps all.
 
@@ -37,7 +41,7 @@ def open_study(path: str | PathLike[str], **wanted: Wanted) -> Study:
     wanted = {item_key(name): values for name, values in wanted.items() if values is not None}
     if path.is_dir():
         of_bids = {_OF_BIDS[key]: wanted.pop(key) for key in _OF_BIDS if key in wanted}
-        study = Study.from_bids(path, **of_bids)  # type: ignore[arg-type]
+        study = Study.from_bids(path, participants=participants, **of_bids)  # type: ignore[arg-type]
     elif not path.exists():
         raise FileNotFoundError(f"{path} is not there: give a BIDS folder, or a manifest ({', '.join(TABLES)})")
     elif path.suffix in TABLES:

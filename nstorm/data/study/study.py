@@ -1,5 +1,6 @@
 """The runs of a study."""
 
+import os
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from copy import copy
@@ -123,7 +124,8 @@ class Study(Sequence[dict[str, Any]]):
         if participants is False:
             return study
         beside = [tree / "participants.tsv" for tree in (folder, source) if tree is not None]
-        tables = [table for table in beside if table.is_file()] if participants is None else [participants]
+        # a link to what was not fetched is no reason to go without labels
+        tables = [table for table in beside if os.path.lexists(table)] if participants is None else [participants]
         if not tables:
             return study
         try:
@@ -132,8 +134,9 @@ class Study(Sequence[dict[str, Any]]):
             if participants is None and not table.labels:
                 return study
             return study._with_labels(table, subjects)
-        except ValueError as error:
-            raise ValueError(f"{error} (participants=False joins no table)") from error
+        except (FileNotFoundError, ValueError) as error:
+            kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+            raise kind(f"{error} (participants=False joins no table)") from error
 
     @classmethod
     def from_pattern(
@@ -344,8 +347,8 @@ class Study(Sequence[dict[str, Any]]):
         )
         if report.problems and errors == "raise":
             text = f"{counted(len(report.problems), 'problem')} before any work:\n{listed(report.problems)}"
-            if not all(problem.is_note for problem in report.problems):
-                raise ValueError(text)
+            if kinds := dict.fromkeys(problem.kind for problem in report.problems if not problem.is_note):
+                raise ValueError(f"{text}\nTo go on as it is, ignore: {', '.join(kinds)}")
             warnings.warn(text, stacklevel=2)
         return report
 
@@ -359,8 +362,9 @@ class Study(Sequence[dict[str, Any]]):
         if not isinstance(index, slice):
             return dict(self._runs[index])
         made = self._of(self._runs[index])
-        # what the whole lacks is not missing in a part
-        made._problems = ()
+        if len(made) < len(self):
+            # what the whole lacks is not missing in a part
+            made._problems = tuple(problem for problem in self._problems if not problem.is_note)
         return made
 
     def __iter__(self) -> Iterator[dict[str, Any]]:

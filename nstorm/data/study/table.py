@@ -25,6 +25,7 @@ Row: TypeAlias = dict[str, Any]
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 TABLES = (*DELIMITERS, ".json")
+_MARKS = {",": "commas", "\t": "tabs", ";": "semicolons"}
 # how BIDS, R, pandas and Excel write that a cell has no value
 _EMPTY = {"", "n/a", "N/A", "#N/A", "NA", "NaN", "nan", "<NA>"}
 _BOOLEAN = {"false": 0, "true": 1}
@@ -35,7 +36,8 @@ _NUMBER = re.compile(r"[+-]?(0|[1-9]\d*|(0|[1-9]\d*)?\.\d+|(0|[1-9]\d*)\.)([eE][
 def read_table(source: Any, text: Collection[str]) -> list[Row]:
     """Read the rows of a table; BIDS's names of columns become the keys of items.
 
-    A column of CSV or TSV whose known values are all numbers is read as numbers, and so is one of True and False, as 1
+    Rows of empty cells are left out, and so are columns of CSV or TSV without a name, as R writes them for row names.
+    A column of these whose known values are all numbers is read as numbers, and so is one of True and False, as 1
     and 0; a zero before a number, as in ``007``, makes it a name. JSON and DataFrames say themselves what is a number
     and what is not known.
 
@@ -50,13 +52,16 @@ def read_table(source: Any, text: Collection[str]) -> list[Row]:
     if not isinstance(source, str | PathLike):
         return _renamed(source.rename(columns=str).to_dict("records"), "the table")
     path = Path(source)
+    if not path.exists():
+        remedy = "fetch it, as with datalad get" if path.is_symlink() else "correct the path"
+        raise FileNotFoundError(f"{path} is not there: {remedy}")
     try:
         if path.suffix == ".json":
             return _renamed(_from_json(path), str(path))
         if path.suffix in DELIMITERS:
             return _with_numbers(_renamed(_from_csv(path), str(path)), text)
     except (UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is no table ({error}): write it again as UTF-8 text") from error
+        raise ValueError(f"{path} is no table in UTF-8 ({error}): correct it, or write it again") from error
     raise ValueError(f"{path} is no table that nstorm reads: give a .csv, .tsv or .json file")
 
 
@@ -168,14 +173,15 @@ def _from_csv(path: Path) -> list[Row]:
     with open(path, newline="", encoding="utf-8-sig") as file:
         table = csv.reader(file, delimiter=DELIMITERS[path.suffix])
         header = [name.strip() for name in next(table, [])]
-        if twice := [name for name, number in Counter(header).items() if number > 1]:
+        _check_delimiter(path, header)
+        if twice := [name for name, number in Counter(filter(None, header)).items() if number > 1]:
             raise ValueError(f"{path} has more than one column for {listing(twice)}: rename or remove one of them")
         rows, odd = [], []
         for cells in table:
-            if len(cells) == len(header):
+            if len(cells) == len(header) and any(map(str.strip, cells)):
                 known = [None if (text := cell.strip()) in _EMPTY else text for cell in cells]
-                rows.append(dict(zip(header, known, strict=True)))
-            elif cells:
+                rows.append({name: value for name, value in zip(header, known, strict=True) if name})
+            elif any(map(str.strip, cells)):
                 odd.append(f"{len(cells)} in line {table.line_num}")
     if odd:
         raise ValueError(
@@ -183,3 +189,11 @@ def _from_csv(path: Path) -> list[Row]:
             "lines, and put quotes around text that holds the delimiter"
         )
     return rows
+
+
+def _check_delimiter(path: Path, header: Sequence[str]) -> None:
+    # not guessed: with semicolons, numbers have decimal commas
+    other = next((name for mark, name in _MARKS.items() if len(header) == 1 and mark in header[0]), None)
+    if other:
+        own = _MARKS[DELIMITERS[path.suffix]]
+        raise ValueError(f"{path} has {other} between its columns, but a {path.suffix} has {own}: write it with {own}")

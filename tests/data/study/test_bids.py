@@ -201,6 +201,7 @@ class TestRaw:
         (problem,) = Study.from_bids(raw).check(**options).problems
         assert (problem.kind, problem.files) == ("runs", (str(raw / name),))
         assert problem.what == f"8 raw runs of {raw}, which has preprocessed ones as well"
+        assert Study.from_bids(raw)[2:3].check(**options).problems == (problem,)
         study = Study.from_bids(raw / name)
         assert (study[0]["age"], "mask" in study[0]) == (20, True)
 
@@ -217,6 +218,10 @@ def test_participants(tmp_path):
     assert [item["score"] for item in Study.from_bids(folder, run=1, participants=other)] == [3, 4, 5]
     with pytest.raises(FileNotFoundError):
         Study.from_bids(folder, participants=tmp_path / "none.tsv")
+    (folder / "participants.tsv").unlink()
+    (folder / "participants.tsv").symlink_to("../.git/annex/objects/none")
+    with pytest.raises(FileNotFoundError, match=r"participants\.tsv is not there: fetch it, as with datalad get"):
+        Study.from_bids(folder)
 
 
 def test_participants_without_labels_or_of_another_study(tmp_path):
@@ -328,7 +333,7 @@ class TestWrongFolders:
             Study.from_bids(write_text(tmp_path / "runs.csv"))
 
     def test_an_empty_folder(self, tmp_path):
-        with pytest.raises(ValueError, match=r"give the folder that holds sub-\*; other layouts.* Study\.from_pattern"):
+        with pytest.raises(ValueError, match=r"give the folder that holds sub-\*; others, .* \(Study\.from_pattern\)"):
             Study.from_bids(tmp_path)
 
     def test_a_folder_above(self, raw):

@@ -224,7 +224,9 @@ def test_everything_at_once_and_in_order(tmp_path):
     assert found == sorted([*KINDS[1:], "confounds", "runs"], key=KINDS.index)
     with pytest.raises(ValueError, match=r"^13 problems before any work:") as error:
         study.check(progress=False)
-    assert [line.split(":")[0].strip() for line in str(error.value).splitlines()[1:]] == found
+    *lines, last = str(error.value).splitlines()[1:]
+    assert [line.split(":")[0].strip() for line in lines] == found
+    assert last == f"To go on as it is, ignore: {', '.join(KINDS[1:-1])}"
     assert problems(study, ignore=KINDS) == ()
 
 
@@ -238,8 +240,8 @@ def test_long_lists_are_cut(tmp_path):
     with pytest.raises(ValueError, match="30 problems before any work") as error:
         Study(runs).check(progress=False)
     lines = str(error.value).splitlines()
-    assert len(lines) == 22
-    assert lines[-1].startswith("  and 10 more: check(errors='report')")
+    assert len(lines) == 23
+    assert lines[-2].startswith("  and 10 more: check(errors='report')")
     many = Study({"image": f"/none/{n}.nii", "subject": f"{n}"} for n in range(5))
     assert str(only_problem(many)).startswith(
         "image: 5 files of image not there (/none/0.nii, /none/1.nii, /none/2.nii and 2 more)"
@@ -251,12 +253,36 @@ def test_kinds_that_are_none(folder):
         Study.from_bids(folder).check(ignore=["masks"], progress=False)
 
 
-def test_progress(capsys):
+def test_progress_in_a_terminal_and_not_in_a_log(capsys, monkeypatch):
     study = Study({"image": run.bold} for run in haxby_runs()[:2])
+    study.check()
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     study.check()
     assert "2/2" in capsys.readouterr().err
     study.check(progress=False)
     assert capsys.readouterr().err == ""
+
+
+def test_files_that_were_not_fetched(folder):
+    for kind in ("desc-preproc_bold.nii", "desc-preproc_bold.json", "desc-brain_mask.nii"):
+        file = func(folder) / f"{stem()}_{kind}"
+        file.unlink()
+        file.symlink_to("../../.git/annex/objects/none")
+    found = problems(Study.from_bids(folder))
+    assert [problem.kind for problem in found] == ["image", "mask", "sidecar"]
+    for problem in found:
+        assert problem.what == f"1 file of {problem.kind} not fetched, links that lead nowhere"
+        assert problem.remedy == "fetch them, as with datalad get"
+
+
+def test_a_file_that_runs_share_is_named_once(tmp_path):
+    folder = write_study(tmp_path, spaces=["space-T1w", f"space-{SPACE}_res-2"])
+    (confounds,) = func(folder).glob("*run-01_desc-confounds_timeseries.tsv")
+    write_confounds(confounds, 20)
+    duplicate, problem = problems(Study.from_bids(folder))
+    assert duplicate.remedy == "choose one, as with where(space=...)"
+    assert (problem.what, problem.files) == ("1 confounds table of no use", (str(confounds),))
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,9 @@ def test_names_of_columns(tmp_path):
         ("runs.json", "[{", "is no table"),
         ("runs.json", '[{"image": "a.nii", "age": [1]}]', r"row 1: age is \[1\], but it has to be text or a number"),
         ("runs.xlsx", "", "give a .csv, .tsv or .json file"),
+        ("runs.csv", "image;age\na.nii;20,5\n", r"has semicolons between its columns, but a \.csv has commas"),
+        ("runs.csv", "image\tage\na.nii\t20\n", r"has tabs between its columns, but a \.csv has commas"),
+        ("runs.tsv", "image,age\na.nii,20\n", r"has commas between its columns, but a \.tsv has tabs"),
     ],
 )
 def test_tables_that_are_none(tmp_path, name, text, message):
@@ -156,9 +159,16 @@ def test_tables_that_are_none(tmp_path, name, text, message):
         Study.from_manifest(write_text(tmp_path / name, text))
 
 
+def test_what_spreadsheets_leave_behind(tmp_path):
+    text = '"",image,age,,\r\n1,/a.nii,20,,\r\n,,,,\r\n\r\n2,/b.nii,21,,\r\n, ,,,\r\n'
+    study = Study.from_manifest(write_text(tmp_path / "runs.csv", "\ufeff" + text))
+    assert [(item["image"], item["age"]) for item in study] == [("/a.nii", 20), ("/b.nii", 21)]
+    assert "" not in study[0]
+
+
 def test_no_text(tmp_path):
     (tmp_path / "runs.csv").write_bytes(b"image\n\xff\xfe\n")
-    with pytest.raises(ValueError, match=r"runs\.csv is no table \(.*\): write it again as UTF-8"):
+    with pytest.raises(ValueError, match=r"runs\.csv is no table in UTF-8 \(.*\): correct it"):
         Study.from_manifest(tmp_path / "runs.csv")
     with pytest.raises(FileNotFoundError):
         Study.from_manifest(tmp_path / "none.csv")

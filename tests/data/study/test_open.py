@@ -44,5 +44,5 @@ def test_other_paths(tmp_path):
         open_study(tmp_path / "none")
     with pytest.raises(ValueError, match=r"runs\.xlsx is neither a BIDS folder nor a manifest \(\.csv, "):
         open_study(write_text(tmp_path / "runs.xlsx"))
-    with pytest.raises(ValueError, match=r"other layouts, such as the HCP's, are for Study\.from_pattern"):
+    with pytest.raises(ValueError, match=r"others, as the HCP's, are for patterns \(Study\.from_pattern\)"):
         open_study(tmp_path)

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from nstorm.data.files.finite import not_finite, put_volume
 from nstorm.data.files.nifti import open_nifti
 from nstorm.data.files.repetition_time import repetition_time
-from nstorm.data.wording import some_of
 
 if TYPE_CHECKING:
     import monai.data.meta_tensor
@@ -140,10 +140,10 @@ class BOLDFile:
             broken = [
                 index
                 for index, (frame, volume) in enumerate(zip(frames, volumes, strict=False))
-                if not _put(frame, volume, fill_nan)
+                if not put_volume(frame, volume, fill_nan)
             ]
             if broken:
-                raise self._not_finite(frames, start, broken)
+                raise not_finite(self.path, frames, start, broken)
             yield MetaTensor(torch.from_numpy(frames), affine=self.affine.clone(), meta=self._meta(start))
         # a checksum stands behind the last volume
         next(volumes, None)
@@ -171,11 +171,11 @@ class BOLDFile:
         frames = np.empty((stop - start, *self.shape[:3]), dtype)
         broken, changes = [], False
         for index, volume in enumerate(self._file.volumes(start, stop)):
-            if not _put(frames[index], volume, fill_nan):
+            if not put_volume(frames[index], volume, fill_nan):
                 broken.append(index)
             changes = changes or not np.array_equal(frames[index], frames[0])
         if broken:
-            raise self._not_finite(frames, start, broken)
+            raise not_finite(self.path, frames, start, broken)
         if not changes and len(frames) > 1:
             raise ValueError(
                 f"{self.path} has no voxel that changes over frames {start} to {stop} (their values go from "
@@ -191,20 +191,6 @@ class BOLDFile:
             "filename_or_obj": str(self.path),
             "space_code": self._file.space_code,
         }
-
-    def _not_finite(self, frames: NDArray[np.floating], start: int, broken: list[int]) -> ValueError:
-        bad = frames[broken]
-        is_nan = bool(np.isnan(bad).any())
-        remedy = (
-            "pass fill_nan=0 where it marks what is outside the brain, as SPM does, or correct the image"
-            if is_nan
-            else "correct the image, or leave the run out"
-        )
-        named = some_of([start + index for index in broken], 5)
-        return ValueError(
-            f"{self.path} has {'NaN' if is_nan else 'infinite'} values in {(~np.isfinite(bad)).any(axis=0).sum()} "
-            f"voxels, in frame{'s' if len(broken) > 1 else ''} {named}: {remedy}"
-        )
 
     def __repr__(self) -> str:
         return f"BOLDFile({str(self.path)!r}, shape={self.shape}, tr={self.tr:g})"
@@ -255,17 +241,6 @@ def load_bold(
             raise ValueError(f"frames has a step of {step}, but frames are read one after another: slice the result")
     start, stop = (0, run.num_frames) if frames is None else run.checked_frames(frames)
     return run.read(start, stop, dtype=dtype, fill_nan=fill_nan)
-
-
-def _put(frame: NDArray[np.floating], volume: NDArray[Any], fill_nan: float | None) -> bool:
-    """Put a volume into the memory of a frame; tell whether all of it is finite."""
-    # a number that float32 cannot hold becomes infinite, which is refused
-    with np.errstate(over="ignore"):
-        frame[...] = volume
-    if fill_nan is not None:
-        frame[np.isnan(frame)] = fill_nan
-    # NaN and infinity show in the extremes, which cost no array of flags
-    return bool(np.isfinite([frame.min(), frame.max()]).all())
 
 
 def _advice(shape: tuple[int, ...]) -> str:

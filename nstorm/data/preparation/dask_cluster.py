@@ -25,7 +25,7 @@ def on_dask(jobs: Sequence[Job], work: Work, watch: Watch, address: str) -> None
 
     Raises:
         ImportError: Dask is not installed.
-        ConnectionError: No scheduler answers.
+        ConnectionError: No scheduler answers, or it is gone before all is done.
     """
     try:
         import distributed
@@ -73,6 +73,11 @@ def _follow(events: "SimpleQueue[Any]", of_future: Mapping[Any, Job], watch: Wat
 def _outcome(future: "distributed.Future[Any]", job: Job) -> Outcome:
     from distributed import KilledWorker
 
+    if future.status not in ("finished", "error"):
+        raise ConnectionError(
+            f"the Dask scheduler at {future.client.scheduler.address} is gone, or has given up all runs: what is done "
+            "is in the store, and the same command goes on from there"
+        )
     error = future.exception()
     if error is None:
         return future.result()

@@ -1,11 +1,8 @@
 """From folders of the published preparations to a store."""
 
-import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,23 +10,19 @@ from typing import Any
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from nstorm.data.clips.items import listing, run_item
-from nstorm.data.preparation.failures import Failure, PrepareError
-from nstorm.data.preparation.job import Job, Outcome, Work, in_this_process
-from nstorm.data.preparation.labels import labels_of
-from nstorm.data.preparation.plan import Plan, named
-from nstorm.data.preparation.pool import in_processes
+from nstorm.data.clips.items import run_item
+from nstorm.data.preparation.carry_out import carry_out, check_workers, slice_of
+from nstorm.data.preparation.job import Job, Moved, Work
+from nstorm.data.preparation.plan import named, planned
 from nstorm.data.preparation.presets import PRESETS
-from nstorm.data.preparation.progress import Progress
-from nstorm.data.preparation.published_run import convert_run, is_converted
-from nstorm.data.preparation.watch import JobEndsError, JobWatch
+from nstorm.data.preparation.published_run import convert_run, why_again
 from nstorm.data.published import TR
 from nstorm.data.store.encoding import Stored
 from nstorm.data.store.published_files import is_of_run
 from nstorm.data.store.published_format import PublishedRun, checked_tr
+from nstorm.data.store.record import RunRecord
 from nstorm.data.store.store import Store
 from nstorm.data.study.in_threads import in_threads
-from nstorm.data.study.problem import counted
 from nstorm.data.study.study import Study
 
 
@@ -66,8 +59,10 @@ def convert_published(
     affine: ArrayLike | Tensor | None = None,
     dtype: Stored = "int8",
     workers: int = 1,
+    scheduler: str | None = None,
     strict: bool = False,
     overwrite: bool = False,
+    part: tuple[int, int] | None = None,
     one_file: bool = False,
     progress: bool = True,
 ) -> Store:
@@ -91,8 +86,10 @@ def convert_published(
         affine: From voxels to mm, 4x4; by default that of runs of 91 x 96 x 91 voxels.
         dtype: How values are stored.
         workers: Number of processes, each with one run in memory.
+        scheduler: Address of a Dask scheduler, whose workers then convert the runs; as of :func:`nstorm.data.prepare`.
         strict: Whether to stop at the first failure.
         overwrite: Whether to convert runs again that are in the store in another way, or from files that have changed.
+        part: Which part of the runs to convert, for arrays of cluster jobs: ``(3, 16)`` is the third of sixteen.
         one_file: Whether the frames of a run go into one file.
         progress: Whether to show the progress.
 
@@ -122,32 +119,16 @@ def convert_published(
         True
     """
     checked_tr(tr)
-    if workers < 1:
-        raise ValueError(f"workers is {workers}, but it has to be 1 or more")
-    jobs = named(_study_of(runs))
+    check_workers(workers, scheduler)
+    mine = slice_of(part)
+    jobs = named(_study_of(runs))[mine]
     store = store if isinstance(store, Store) else Store(store, create=True)
     work = Conversion(store.place, PRESETS["published"].but(dtype=dtype), one_file, tr, affine)
-    plan = _planned(jobs, store, work, overwrite=overwrite)
-    plan.relabel(store)
-
-    shown = Progress(dict(in_threads(_num_frames, plan.jobs)), plan.num_there, progress)
-    watch = JobWatch(store.place, shown, strict=strict)
-    try:
-        with suppress(JobEndsError):
-            if workers == 1:
-                in_this_process(plan.jobs, work, watch)
-            elif plan.jobs:
-                in_processes(plan.jobs, work, watch, workers)
-    finally:
-        shown.close()
-        watch.write()
-    store.refresh()
-    if plan.jobs or plan.relabelled:
-        with suppress(OSError):
-            store.write_index()
-    if watch.failures:
-        raise PrepareError(watch.failures, store, len(plan.jobs) - watch.num_ended, store.place.below(watch.table))
-    return store
+    plan = planned(jobs, work, store, overwrite=overwrite, progress=progress)
+    num_frames = dict(in_threads(_num_frames, plan.jobs))
+    return carry_out(
+        plan, work, store, num_frames, workers=workers, scheduler=scheduler, strict=strict, progress=progress
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,25 +138,22 @@ class Conversion(Work):
     tr: float
     affine: ArrayLike | Tensor | None
 
-    def attempt(self, job: Job, moved: Callable[[str, float], None]) -> Outcome:
-        """Convert a run; an error is an outcome."""
-        try:
-            return convert_run(
-                job.item,
-                self.place,
-                self.recipe,
-                key=job.key,
-                tr=self.tr_of(job),
-                affine=self.affine,
-                one_file=self.one_file,
-                progress=moved,
-            )
-        except Exception as error:
-            return Failure.of(job.key, job.item, self.place, error)
+    def made(self, job: Job, moved: Moved) -> RunRecord:
+        """Convert a run."""
+        return convert_run(
+            job.item,
+            self.place,
+            self.recipe,
+            key=job.key,
+            tr=self.tr_of(job),
+            affine=self.affine,
+            one_file=self.one_file,
+            progress=moved,
+        )
 
-    def is_done(self, job: Job, store: Store) -> bool:
-        """Whether the store has the run as it is to be."""
-        return is_converted(job.item, store.records[job.key], self.recipe, tr=self.tr_of(job), affine=self.affine)
+    def why_again(self, job: Job, record: RunRecord) -> str:
+        """Say why a stored run is not the one that is wanted; ``""`` if it is."""
+        return why_again(job.item, record, self.recipe, tr=self.tr_of(job), affine=self.affine)
 
     def tr_of(self, job: Job) -> float:
         """Give the repetition time of a run."""
@@ -186,28 +164,6 @@ def _study_of(runs: "Study | str | PathLike[str] | Iterable[Mapping[str, Any]]")
     if isinstance(runs, Study):
         return runs
     return published_runs(runs) if isinstance(runs, str | PathLike) else Study(runs)
-
-
-def _planned(jobs: Sequence[Job], store: Store, work: Conversion, *, overwrite: bool) -> Plan:
-    present = [job for job in jobs if job.key in store.records]
-    done = in_threads(partial(work.is_done, store=store), present)
-    old = {job.key for job, is_done in zip(present, done, strict=True) if not is_done}
-    if old and not overwrite:
-        raise ValueError(
-            f"{store.place} has {counted(len(old), 'run')} in another form, or from files that have changed since "
-            f"({listing(old, 3)}): pass overwrite=True to convert them again, or give a folder for another store"
-        )
-    kept = [(store.records[job.key], labels_of(job.item)) for job in present if job.key not in old]
-    return Plan(
-        tuple(job for job in jobs if job.key in old or job.key not in store.records),
-        # as text, in which NaN is equal to itself
-        tuple((record, labels) for record, labels in kept if _text(labels) != _text(record.labels)),
-        len(kept),
-    )
-
-
-def _text(labels: Mapping[str, Any]) -> str:
-    return json.dumps(dict(labels), sort_keys=True)
 
 
 def _num_frames(job: Job) -> tuple[str, int]:

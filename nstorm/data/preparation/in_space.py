@@ -1,14 +1,15 @@
 """What a recipe does in space, to frames and masks alike."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from nstorm.data.clips.items import text_of
 from nstorm.data.files.nifti import open_nifti
-from nstorm.data.files.reader import BOLDFile
 from nstorm.data.preparation.recipe import Recipe
+from nstorm.data.preparation.sources import file_of
 from nstorm.data.published import on_published_voxels
 from nstorm.data.space.grid import Grid, grid_of, mni152_grid
 from nstorm.data.space.orientation import axcodes_of, reorient
@@ -52,19 +53,23 @@ def _target(grid: Grid, recipe: Recipe) -> Grid:
     return grid_of(reorient(everywhere, recipe.axcodes))
 
 
-def check_space(item: Mapping[str, Any], file: BOLDFile, recipe: Recipe) -> None:
-    """Refuse a run that is not in MNI152 space where the recipe wants it there.
+def fault_of_space(item: Mapping[str, Any], recipe: Recipe) -> str:
+    """Say what is wrong with a run that is not in MNI152 space where the recipe wants it there, ``""`` if nothing is.
+
+    Its label ``space`` counts and, only where it has none, its header.
 
     Raises:
-        ValueError: Its label ``space``, or without one its header, names the space of a person or a scanner.
+        OSError: The header cannot be read.
+        ValueError: The image is damaged.
     """
     if recipe.grid != "mni152" and not recipe.published:
-        return
-    space = text_of(item.get("space"))
-    if space.lower() in _NATIVE or (not space and open_nifti(file.path).space_code == _SCANNER):
-        said = f"its label space is {space!r}" if space else "its header says so, and it has no label space"
-        raise ValueError(
-            f"{file.path} is in the space of one person or scanner ({said}), but the recipe takes runs in MNI152 "
-            "space: give those (fMRIPrep's space-MNI152NLin2009cAsym), name the space if the header is wrong, or "
-            "prepare with 'native'"
-        )
+        return ""
+    space, image = text_of(item.get("space")), file_of(item, "image")
+    if space.lower() not in _NATIVE and (space or open_nifti(Path(image)).space_code != _SCANNER):
+        return ""
+    said = f"its label space is {space!r}" if space else "sform_code of its header is 1, and it has no label space"
+    return (
+        f"{image} is in the space of one person or scanner ({said}), but the recipe takes runs in MNI152 space: give "
+        "those (fMRIPrep's space-MNI152NLin2009cAsym); or, if it is in MNI152 space, say so with the label "
+        "space=MNI152 (a column 'space' of a manifest, or space-MNI152 in the name); or prepare with 'native'"
+    )

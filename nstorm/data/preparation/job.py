@@ -7,11 +7,13 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 from nstorm.data.preparation.failures import Failure
 from nstorm.data.preparation.one_run import prepare_run
 from nstorm.data.preparation.recipe import Recipe
+from nstorm.data.preparation.sources import why_again
 from nstorm.data.store.place import Place
 from nstorm.data.store.record import RunRecord
 from nstorm.data.store.store import MARKER
 
 Outcome: TypeAlias = RunRecord | Failure
+Moved: TypeAlias = Callable[[str, float], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class Work:
     recipe: Recipe
     one_file: bool
 
-    def attempt(self, job: Job, moved: Callable[[str, float], None]) -> Outcome:
+    def attempt(self, job: Job, moved: Moved) -> Outcome:
         """Prepare a run; an error is an outcome.
 
         Args:
@@ -39,11 +41,17 @@ class Work:
         """
         try:
             self._see_the_store()
-            return prepare_run(
-                dict(job.item), self.place, self.recipe, key=job.key, one_file=self.one_file, progress=moved
-            )
+            return self.made(job, moved)
         except Exception as error:
             return Failure.of(job.key, job.item, self.place, error)
+
+    def made(self, job: Job, moved: Moved) -> RunRecord:
+        """Prepare a run."""
+        return prepare_run(job.item, self.place, self.recipe, key=job.key, one_file=self.one_file, progress=moved)
+
+    def why_again(self, job: Job, record: RunRecord) -> str:
+        """Say why a stored run is not the one that is wanted; ``""`` if it is."""
+        return why_again(job.item, record, self.recipe)
 
     def _see_the_store(self) -> None:
         # another machine would begin a folder of its own under that name

@@ -1,8 +1,8 @@
 """From the files of a run to its place in a store."""
 
+import os
 import time
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,14 +14,12 @@ from nstorm.data.clips.items import run_of
 from nstorm.data.files.nifti import open_nifti
 from nstorm.data.files.reader import BOLDFile
 from nstorm.data.preparation.brain import brain_of
-from nstorm.data.preparation.frames import blocks
-from nstorm.data.preparation.in_space import check_space, in_space
+from nstorm.data.preparation.in_space import fault_of_space, in_space
 from nstorm.data.preparation.in_time import in_time
-from nstorm.data.preparation.labels import labels_of
-from nstorm.data.preparation.motion import Motion, read_motion
-from nstorm.data.preparation.provenance import kept_events, provenance
+from nstorm.data.preparation.provenance import provenance
 from nstorm.data.preparation.recipe import Recipe
-from nstorm.data.preparation.sources import FILES, check_unchanged, file_of, given_tr, sources_of
+from nstorm.data.preparation.sources import FILES, check_unchanged, file_of, given_tr, labels_of, sources_of
+from nstorm.data.preparation.tables import Motion, read_events, read_motion
 from nstorm.data.preparation.threads import one_thread
 from nstorm.data.published import settle
 from nstorm.data.report.quality import quality_of
@@ -30,6 +28,9 @@ from nstorm.data.store.record import RunRecord
 from nstorm.data.store.write import write_run
 
 Progress = Callable[[str, float], None]
+
+# frames that go through the steps in space together: as many as the published preparation works on
+BLOCK = 16
 
 
 def prepare_run(
@@ -86,16 +87,21 @@ def _prepared(
 ) -> RunRecord:
     began = time.monotonic()
     progress("opening", 0.0)
-    labels, sources = labels_of(item), sources_of(item)
+    if fault := fault_of(item, recipe):
+        raise ValueError(fault)
     file = BOLDFile(file_of(item, "image"), tr=given_tr(item))
-    check_space(item, file, recipe)
-    _check_confounds(item, recipe)
+    header = open_nifti(file.path)
+    labels, sources = labels_of(item), sources_of(item, recipe, file.tr)
     table, events = file_of(item, "confounds"), file_of(item, "events")
     motion = read_motion(table, file.num_frames) if table else Motion()
-    kept = {"events": kept_events(events)} if events else {}
+    kept = {"events": read_events(events)} if events else {}
 
-    def frames(stage: str, first: float, last: float) -> Iterable[Any]:
-        return blocks(file, recipe.fill_nan, lambda share: progress(stage, first + share * (last - first)))
+    def frames(stage: str, first: float, last: float) -> Iterator[Any]:
+        done = 0
+        for block in file.blocks(BLOCK, fill_nan=recipe.fill_nan):
+            yield block
+            done += len(block)
+            progress(stage, first + done / file.num_frames * (last - first))
 
     brain, origin = brain_of(file_of(item, "mask"), file, recipe, lambda: frames("finding the brain", 0.0, 0.3))
     inside = brain.numpy()[0]
@@ -103,7 +109,14 @@ def _prepared(
     check_unchanged(sources)
     made = in_time(values, file, recipe, lambda share: progress("steps in time", 0.6 + 0.1 * share))
     del values
-    attributes = {**kept, "mask": origin, "replaced_frames": made.replaced, **provenance(file, recipe, began)}
+    source = {
+        "shape": file.shape,
+        "affine": file.affine.tolist(),
+        "tr": file.tr,
+        "dtype": str(file.dtype),
+        "space_code": header.space_code,
+    }
+    attributes = {**kept, "mask": origin, "replaced_frames": made.replaced, **provenance(source, recipe, began)}
     if recipe.published:
         attributes["global"] = _settled(made.values, origin, str(file.path))
     nearest = made.nearest(file)
@@ -121,7 +134,7 @@ def _prepared(
         affine=brain.affine.numpy(),
         tr=made.tr,
         start_time=made.start_time,
-        space_code=open_nifti(file.path).space_code,
+        space_code=header.space_code,
         labels=labels,
         dtype=recipe.dtype,
         sources=sources,
@@ -133,14 +146,22 @@ def _prepared(
     )
 
 
-def _check_confounds(item: Mapping[str, Any], recipe: Recipe) -> None:
-    """Refuse an item that names no table of confounds where nilearn looks for it."""
+def fault_of(item: Mapping[str, Any], recipe: Recipe) -> str:
+    """Say why a recipe does not suit a run, as far as its item and its header tell; ``""`` if it does.
+
+    Raises:
+        OSError: The image cannot be read.
+        ValueError: The image is damaged.
+    """
     image, table = file_of(item, "image"), file_of(item, "confounds")
-    if recipe.confounds is not None and (not table or Path(image).parent.absolute() != Path(table).parent.absolute()):
-        raise ValueError(
+    # nilearn looks for the table there
+    beside = table and os.path.dirname(os.path.abspath(image)) == os.path.dirname(os.path.abspath(table))
+    if recipe.confounds is not None and not beside:
+        return (
             f"{image} has {table or 'no table'} under 'confounds', but the recipe removes confounds: give the item "
             "fMRIPrep's table, beside the image, or take a recipe without confounds"
         )
+    return fault_of_space(item, recipe)
 
 
 def _in_brain(frames: Iterable[Any], file: BOLDFile, recipe: Recipe, inside: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -2,16 +2,14 @@
 
 import json
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
+from nstorm.data.bars import bar
 from nstorm.data.clips.items import listing, run_of
-from nstorm.data.preparation.job import Job
-from nstorm.data.preparation.labels import labels_of
-from nstorm.data.preparation.recipe import Recipe
-from nstorm.data.preparation.sources import is_current
+from nstorm.data.preparation.job import Job, Work
+from nstorm.data.preparation.sources import CHANGED, OTHERWISE, labels_of
 from nstorm.data.store.record import RunRecord, check_key
 from nstorm.data.store.store import Store
 from nstorm.data.store.write import relabel
@@ -60,22 +58,27 @@ def named(study: Study) -> list[Job]:
     return jobs
 
 
-def planned(jobs: Sequence[Job], store: Store, recipe: Recipe, *, overwrite: bool, progress: bool) -> Plan:
+def planned(jobs: Sequence[Job], work: Work, store: Store, *, overwrite: bool, progress: bool) -> Plan:
     """Compare runs with a store.
+
+    Args:
+        jobs: The runs.
+        work: How they are to be prepared.
+        store: The store.
+        overwrite: Whether to prepare runs again that are in the store, but not as they are wanted.
+        progress: Whether to show the progress.
 
     Raises:
         ValueError: Runs are in the store that were prepared in another way or from other files, and they are not to be
             prepared again.
     """
-    from tqdm import tqdm
-
     labels = {job.key: labels_of(job.item) for job in jobs}
     present = [job for job in jobs if job.key in store.records]
-    compare = in_threads(partial(_is_current, store, recipe), present)
-    current = list(tqdm(compare, "compare", len(present), unit="run", disable=not (progress and present)))
-    old = {job.key for job, is_same in zip(present, current, strict=True) if not is_same}
+    compare = in_threads(lambda job: work.why_again(job, store.records[job.key]), present)
+    whys = list(bar(compare, "compare", len(present), unit="run", show=progress and bool(present)))
+    old = {job.key: why for job, why in zip(present, whys, strict=True) if why}
     if old and not overwrite:
-        raise ValueError(_about(old, store, recipe))
+        raise ValueError(_about(old, store))
     kept = [job for job in present if job.key not in old]
     relabelled = tuple(
         (store.records[job.key], labels[job.key])
@@ -85,28 +88,16 @@ def planned(jobs: Sequence[Job], store: Store, recipe: Recipe, *, overwrite: boo
     return Plan(tuple(job for job in jobs if job.key in old or job.key not in store.records), relabelled, len(kept))
 
 
-def _is_current(store: Store, recipe: Recipe, job: Job) -> bool:
-    try:
-        return is_current(job.item, store.records[job.key], recipe)
-    except OSError:
-        return False
-
-
 def _same(labels: Mapping[str, Any], others: Mapping[str, Any]) -> bool:
     # as text, in which NaN is equal to itself
     return json.dumps(labels, sort_keys=True) == json.dumps(others, sort_keys=True)
 
 
-def _about(old: Collection[str], store: Store, recipe: Recipe) -> str:
-    otherwise = [key for key in old if store.records[key].recipe != recipe.digest]
-    changed = [key for key in old if key not in otherwise]
+def _about(old: Mapping[str, str], store: Store) -> str:
     causes = [
-        f"{counted(len(keys), 'run')} {what} ({listing(keys, 3)})"
-        for keys, what in (
-            (otherwise, "prepared in another way"),
-            (changed, "prepared from files that have changed since, or are gone"),
-        )
-        if keys
+        f"{counted(len(keys), 'run')} {cause} ({listing(keys, 3)})"
+        for cause in (OTHERWISE, CHANGED)
+        if (keys := [key for key, why in old.items() if why == cause])
     ]
     return (
         f"{store.place} has {' and '.join(causes)}: pass overwrite=True to prepare them again, or give a folder for "

@@ -3,12 +3,14 @@
 import multiprocessing
 import signal
 import sys
+import tempfile
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from nstorm.data.preparation.failures import Failure
 from nstorm.data.preparation.job import Job, Outcome, Watch, Work
@@ -17,8 +19,12 @@ from nstorm.data.preparation.progress import seldom
 _TOLD = 0.2
 _TICK = 1.0
 _TIME_TO_END = 10.0
+_LONGEST_FOLDER = 70
 
 _Message = tuple[str, float] | Outcome
+
+# what each worker would import for itself
+_NEEDED = ["nstorm.data.preparation.from_published", "monai.data.meta_tensor", "nilearn.masking", "nilearn.signal"]
 
 
 def in_processes(jobs: Sequence[Job], work: Work, watch: Watch, workers: int) -> None:
@@ -33,15 +39,16 @@ def in_processes(jobs: Sequence[Job], work: Work, watch: Watch, workers: int) ->
     waiting = deque(jobs)
     tried: set[str] = set()
     pool: list[_Worker] = []
+    context = _context()
     try:
-        pool.extend(_Worker(work) for _ in range(min(workers, len(jobs))))
+        pool.extend(_Worker(work, context) for _ in range(min(workers, len(jobs))))
         while waiting or any(worker.job for worker in pool):
             for worker in pool:
                 if worker.job is None and waiting:
                     worker.begin(waiting.popleft())
             busy = {worker.connection: worker for worker in pool if worker.job}
             for connection in wait(list(busy), _TICK):
-                worker = busy[connection]  # type: ignore[index]
+                worker = busy[connection]
                 job, message = worker.job, worker.heard()
                 assert job is not None
                 if isinstance(message, tuple):
@@ -61,7 +68,7 @@ def in_processes(jobs: Sequence[Job], work: Work, watch: Watch, workers: int) ->
                         waiting.append(job)
                         watch.again(job.key, death)
                     if waiting:
-                        pool.append(_Worker(work))
+                        pool.append(_Worker(work, context))
             watch.tick()
     finally:
         for worker in pool:
@@ -73,10 +80,9 @@ def in_processes(jobs: Sequence[Job], work: Work, watch: Watch, workers: int) ->
 class _Worker:
     """A process, seen from the one that started it."""
 
-    def __init__(self, work: Work) -> None:
-        context = multiprocessing.get_context("spawn")
+    def __init__(self, work: Work, context: Any) -> None:
         self.connection, there = context.Pipe()
-        self.process = context.Process(target=_serve, args=(there, work), daemon=True)
+        self.process: BaseProcess = context.Process(target=_serve, args=(there, work), daemon=True)
         self.job: Job | None = None
         self._began = False
         with _empty_main():
@@ -121,6 +127,16 @@ class _Worker:
         if self.process.exitcode is None:
             self.process.kill()
             self.process.join()
+
+
+def _context() -> Any:
+    # On Linux workers are forks of a process that imports what they need once, and does nothing else; elsewhere forks
+    # are not safe, or not there. Its socket lies in the folder of temporary files, and its name is 107 letters at most.
+    if sys.platform != "linux" or len(tempfile.gettempdir()) > _LONGEST_FOLDER:
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_NEEDED)
+    return context
 
 
 def _serve(connection: "Connection[_Message, Job]", work: Work) -> None:

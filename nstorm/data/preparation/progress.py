@@ -86,6 +86,8 @@ class Progress:
         from tqdm import tqdm
 
         total = self._there + len(self._frames)
+        if not self._frames:
+            return f"{total:,} runs, all in the store already"
         seconds = max(time.monotonic() - self._began, 1e-3)
         here = self.done - self._there
         volumes = self._volumes + sum(self._frames[key] * share for key, (_, share) in self._running.items())

@@ -6,9 +6,6 @@ import math
 import time
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
-from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -16,8 +13,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from nstorm.data.preparation.labels import labels_of
+from nstorm.data.preparation.provenance import provenance
 from nstorm.data.preparation.recipe import Recipe
+from nstorm.data.preparation.sources import CHANGED, OTHERWISE, labels_of
 from nstorm.data.preparation.threads import one_thread
 from nstorm.data.report.quality import quality_of
 from nstorm.data.store.place import Place
@@ -25,8 +23,6 @@ from nstorm.data.store.published_files import AGAIN
 from nstorm.data.store.published_format import MNI152_CODE, PublishedRun
 from nstorm.data.store.record import RunRecord
 from nstorm.data.store.write import write_run
-
-PACKAGES = ("nstorm", "numpy", "torch", "zarr")
 
 _log = logging.getLogger("nstorm.data")
 
@@ -76,6 +72,7 @@ def convert_run(
         background = lowest * run.step
         # the z-scores of the files; what has no negative values is none, and becomes one when it is read
         scored = {"global": {"mean": -background, "std": 1.0, "lowest": 0.0}} if background < 0 else {}
+        stored = {"format": run.format, "step": run.step, "background": background}
         progress("measuring quality", 0.6)
         extras = quality_of(values, mask)
         return write_run(
@@ -91,31 +88,31 @@ def convert_run(
             step=run.step if run.step != 1 else None,
             sources={"image": source},
             recipe=recipe.digest,
-            attributes={**scored, **_provenance(run, recipe, background, began)},
+            attributes={**scored, **provenance(stored, recipe, began)},
             extras=extras,
             one_file=one_file,
             progress=lambda share: progress("writing", 0.7 + 0.3 * share),
         )
 
 
-def is_converted(
+def why_again(
     item: Mapping[str, Any], record: RunRecord, recipe: Recipe, *, tr: float, affine: ArrayLike | Tensor | None
-) -> bool:
-    """Whether a stored run is what :func:`convert_run` makes of the files as they are now.
+) -> str:
+    """Say why a stored run is not what :func:`convert_run` makes of the files as they are now; ``""`` if it is.
 
     Files whose size and time of the last change are the same are the same; otherwise their content is looked at.
     """
     try:
         run = PublishedRun(item["image"])
-        same_place = np.array_equal(run.affine(affine).numpy(), np.array(record.affine))
+        if (record.recipe, record.tr) != (recipe.digest, tr) or run.affine(affine).tolist() != np.array(
+            record.affine
+        ).tolist():
+            return OTHERWISE
         known, found = record.sources["image"], _looks(run)
-        return (
-            same_place
-            and (record.recipe, record.tr) == (recipe.digest, tr)
-            and (all(known[name] == found[name] for name in found) or known["sha256"] == _checked_digest(run))
-        )
+        same = all(known[name] == found[name] for name in found) or known["sha256"] == _checked_digest(run)
+        return "" if same else CHANGED
     except (OSError, ValueError):
-        return False
+        return CHANGED
 
 
 def _above_lowest(
@@ -163,15 +160,3 @@ def _checked_digest(run: PublishedRun) -> str:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
-
-
-def _provenance(run: PublishedRun, recipe: Recipe, background: float, began: float) -> dict[str, Any]:
-    return {
-        "source": {"format": run.format, "step": run.step, "background": background},
-        "recipe": asdict(recipe),
-        "versions": {package: version(package) for package in PACKAGES},
-        "times": {
-            "prepared_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "seconds": round(time.monotonic() - began, 3),
-        },
-    }

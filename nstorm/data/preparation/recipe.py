@@ -32,7 +32,9 @@ class Recipe:
             default NaN is an error.
         axcodes: The directions in which voxels are numbered (:func:`nstorm.data.reorient`).
         grid: ``"own"`` stays with the field of view of each run; ``"mni152"`` puts all on
-            :func:`nstorm.data.mni152_grid`, for which they have to be in MNI152 space.
+            :func:`nstorm.data.mni152_grid`, for which they have to be in MNI152 space. Refused are runs whose label
+            ``space`` is that of one person (T1w, func), or that have none and a header of scanner space (code 1), as
+            raw and native images. Code 2, another image, is what SPM and nilearn write whatever the space: it is taken.
         spacing: The size of the voxels in mm (:func:`nstorm.data.resample_space`). By default that of the run.
         dummy_scans: How many frames to remove at the start.
         confounds: A strategy of :func:`nstorm.data.load_confounds`, whose confounds are regressed out. Frames that it
@@ -43,7 +45,9 @@ class Recipe:
         low_pass: Keep frequencies below this one, in Hz.
         high_pass: Keep frequencies above this one, in Hz. The strategies for confounds contain slow cosines for the
             same purpose: do not use both.
-        tr: The repetition time in seconds (:func:`nstorm.data.resample_time`). By default that of the run.
+        tr: The repetition time in seconds (:func:`nstorm.data.resample_time`). By default that of the run. The first
+            frame stays at its time, and there are as many as fit into the time of those that are left: of 100 frames of
+            2 s without 5 dummy scans, 237 of 0.8 s, the first one 10 s after the start of the recording.
         dtype: How values are stored; ``"int8"`` with a scale and an offset for each voxel keeps a temporal correlation
             above 0.9999.
         published: Whether to prepare runs as those of the published models were: :func:`nstorm.data.prepare_published`
@@ -104,8 +108,12 @@ class Recipe:
 
     @property
     def digest(self) -> str:
-        """Tell recipes apart: the same one for all that make the same of a run."""
-        parameters = json.dumps({"steps": STEPS, **asdict(self)}, sort_keys=True)
+        """Tell recipes apart: the same one for all that make the same of a run.
+
+        What is as by default is left out, so that a step that nstorm learns later changes no recipe without it.
+        """
+        values = asdict(self)
+        parameters = json.dumps({"steps": STEPS, **{name: values[name] for name in self._changed()}}, sort_keys=True)
         return hashlib.sha256(parameters.encode()).hexdigest()[:16]
 
     def __repr__(self) -> str:

@@ -1,21 +1,21 @@
 """From the runs of a study to a store."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from nstorm.data.preparation.dask_cluster import on_dask
-from nstorm.data.preparation.failures import PrepareError
-from nstorm.data.preparation.job import Job, Work, in_this_process
+from nstorm.data.preparation.carry_out import carry_out, check_workers, slice_of
+from nstorm.data.preparation.failures import MOST_LISTED
+from nstorm.data.preparation.job import Job, Work
+from nstorm.data.preparation.one_run import fault_of
 from nstorm.data.preparation.plan import named, planned
-from nstorm.data.preparation.pool import in_processes
 from nstorm.data.preparation.presets import PRESETS
-from nstorm.data.preparation.progress import Progress
 from nstorm.data.preparation.recipe import Recipe
-from nstorm.data.preparation.watch import JobEndsError, JobWatch
 from nstorm.data.store.store import Store
+from nstorm.data.study.in_threads import in_threads
+from nstorm.data.study.problem import counted
 from nstorm.data.study.study import Study
 
 
@@ -69,8 +69,8 @@ def prepare(
 
     Raises:
         PrepareError: Runs failed; it says which and why, and has the store.
-        ValueError: There are problems with the study, or the store has its runs in another form; or an argument has no
-            meaning.
+        ValueError: There are problems with the study, the recipe does not suit its runs, or the store has them in
+            another form; or an argument has no meaning.
         FileNotFoundError: There is no such study.
 
     Example:
@@ -84,50 +84,42 @@ def prepare(
         ['01', '02', '03']
     """
     recipe = _recipe_of(preset, recipe)
-    if workers < 1:
-        raise ValueError(f"workers is {workers}, but it has to be 1 or more")
-    if scheduler is not None and workers != 1:
-        raise ValueError(f"workers is {workers}, but {scheduler} has workers of its own: give one of the two")
-    mine = _slice_of(part)
+    check_workers(workers, scheduler)
+    mine = slice_of(part)
     runs = _study_of(study)
     store = store if isinstance(store, Store) else Store(store, create=True)
     report = runs[mine].check(ignore=_accepted(ignore, recipe), progress=progress)
-    plan = planned(named(runs)[mine], store, recipe, overwrite=overwrite, progress=progress)
-    plan.relabel(store)
-
-    frames = {image: header.num_frames for image, header in report.headers.items()}
-    shown = Progress({job.key: frames.get(job.item["image"], 0) for job in plan.jobs}, plan.num_there, progress)
-    watch = JobWatch(store.place, shown, strict=strict)
     work = Work(store.place, recipe, one_file)
+    plan = planned(named(runs)[mine], work, store, overwrite=overwrite, progress=progress)
+    _check_suited(plan.jobs, recipe)
+    frames = {image: header.num_frames for image, header in report.headers.items()}
+    return carry_out(
+        plan,
+        work,
+        store,
+        {job.key: frames.get(job.item["image"], 0) for job in plan.jobs},
+        workers=workers,
+        scheduler=scheduler,
+        strict=strict,
+        progress=progress,
+    )
+
+
+def _check_suited(jobs: Sequence[Job], recipe: Recipe) -> None:
+    """Refuse runs that a recipe does not suit; over night each of them would fail."""
+    faults = [fault for fault in in_threads(partial(_fault_of, recipe), jobs) if fault]
+    if faults:
+        more = f"\n  and {len(faults) - MOST_LISTED:,} more" if len(faults) > MOST_LISTED else ""
+        listed = "\n  ".join(faults[:MOST_LISTED])
+        raise ValueError(f"the recipe does not suit {counted(len(faults), 'run')} of the study:\n  {listed}{more}")
+
+
+def _fault_of(recipe: Recipe, job: Job) -> str:
     try:
-        if plan.jobs:
-            _do(plan.jobs, work, watch, workers, scheduler)
-    except KeyboardInterrupt:
-        watch.note("interrupted: what is done is in the store, and the same command goes on from there")
-        raise
-    finally:
-        shown.close()
-        watch.write()
-
-    store.refresh()
-    if plan.jobs or plan.relabelled:
-        # it only saves time, and another job may have replaced it meanwhile
-        with suppress(OSError):
-            store.write_index()
-    if watch.failures:
-        num_left = len(plan.jobs) - watch.num_ended
-        raise PrepareError(watch.failures, store, num_left, store.place.below(watch.table))
-    return store
-
-
-def _do(jobs: Sequence[Job], work: Work, watch: JobWatch, workers: int, scheduler: str | None) -> None:
-    with suppress(JobEndsError):
-        if scheduler is not None:
-            on_dask(jobs, work, watch, scheduler)
-        elif workers > 1:
-            in_processes(jobs, work, watch, workers)
-        else:
-            in_this_process(jobs, work, watch)
+        return fault_of(job.item, recipe)
+    except (OSError, ValueError):
+        # what cannot be read was listed by the check; where that was accepted, it fails in its turn
+        return ""
 
 
 def _recipe_of(preset: str, recipe: Recipe | None) -> Recipe:
@@ -138,15 +130,6 @@ def _recipe_of(preset: str, recipe: Recipe | None) -> Recipe:
             f"preset is {preset!r}, but it has to be one of {', '.join(map(repr, PRESETS))}; or give a recipe"
         )
     return PRESETS[preset]
-
-
-def _slice_of(part: tuple[int, int] | None) -> slice:
-    index, number = part or (1, 1)
-    if not 1 <= index <= number:
-        raise ValueError(
-            f"part is {part}, but the parts of {number} are numbered from 1 to {number}: (1, {number}) is the first"
-        )
-    return slice(index - 1, None, number)
 
 
 def _study_of(study: "Study | str | PathLike[str] | Iterable[Mapping[str, Any]]") -> Study:

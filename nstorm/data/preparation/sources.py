@@ -2,46 +2,58 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from nstorm.data.clips.items import text_of
+from nstorm.data.files.reader import BOLDFile
 from nstorm.data.preparation.recipe import Recipe
 from nstorm.data.store.record import RunRecord
 
 FILES = ("image", "mask", "confounds", "events", "sidecar")
+OTHERWISE = "prepared in another way"
+CHANGED = "prepared from files that have changed since, or are gone"
+# what a sidecar says that matters, the TR, comes from all that apply to the image, not only from the nearest
+_READ = ("image", "mask", "confounds", "events")
+_PAIR = re.compile(r"\.(hdr|img|HDR|IMG)(?=(\.gz|\.bz2|\.zst)?$)")
+_OTHER = {"hdr": "img", "img": "hdr", "HDR": "IMG", "IMG": "HDR"}
 
 
-def sources_of(item: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Describe the files of an item: path, size, time of the last change and SHA-256 of each; and a TR that it gives.
+def sources_of(item: Mapping[str, Any], recipe: Recipe, tr: float) -> dict[str, dict[str, Any]]:
+    """Describe what a run follows from: path, size, time of the last change and SHA-256 of each file, and its TR.
 
     Raises:
         OSError: A file cannot be read.
     """
-    files = {name: _described(path) for name, path in _files(item).items()}
-    return files if (tr := given_tr(item)) is None else {**files, "tr": {"seconds": tr}}
+    return {**{name: _described(path) for name, path in _files(item, recipe).items()}, "tr": {"seconds": tr}}
 
 
-def is_current(item: Mapping[str, Any], record: RunRecord, recipe: Recipe) -> bool:
-    """Whether a stored run is what a recipe makes of an item's files as they are now.
+def why_again(item: Mapping[str, Any], record: RunRecord, recipe: Recipe) -> str:
+    """Say why a stored run is not what a recipe makes of an item's files as they are now; ``""`` if it is.
 
-    A file whose size and time of the last change are the same is the same; otherwise its content is looked at.
+    A file whose size and time of the last change are the same is the same; otherwise its content is looked at. The TR
+    has to be the same, wherever it is from: the item, a sidecar beside or above the image, or the header.
 
     Args:
         item: The run.
         record: What the store says of it.
         recipe: What is to be done with it.
-
-    Raises:
-        OSError: A file of the item cannot be read.
     """
-    files, known = _files(item), {name: source for name, source in record.sources.items() if name != "tr"}
-    return (
-        record.recipe == recipe.digest
-        and record.sources.get("tr", {}).get("seconds") == given_tr(item)
-        and files.keys() == known.keys()
-        and all(_is_same(path, known[name]) for name, path in files.items())
-    )
+    if record.recipe != recipe.digest:
+        return OTHERWISE
+    known, files = dict(record.sources), _files(item, recipe)
+    tr = known.pop("tr", None)
+    try:
+        same = (
+            files.keys() == known.keys()
+            and all(_is_same(path, known[name]) for name, path in files.items())
+            and tr == {"seconds": BOLDFile(file_of(item, "image"), tr=given_tr(item)).tr}
+        )
+    except (OSError, ValueError):
+        # a file is gone, or does not say its TR any more: preparing the run says which
+        return CHANGED
+    return "" if same else CHANGED
 
 
 def check_unchanged(sources: Mapping[str, Mapping[str, Any]]) -> None:
@@ -69,10 +81,38 @@ def given_tr(item: Mapping[str, Any]) -> float | None:
     return float(item["tr"]) if text_of(item.get("tr", "")) else None
 
 
-def _files(item: Mapping[str, Any]) -> dict[str, str]:
-    # a TR that is given takes precedence over the sidecar's, which then says nothing
-    wanted = [name for name in FILES if name != "sidecar" or given_tr(item) is None]
-    return {name: os.path.abspath(path) for name in wanted if (path := file_of(item, name))}
+def labels_of(item: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the labels of an item: all but its files and its TR, which the store has of its own.
+
+    Labels that are not known, ``""`` and NaN, stay, so that all runs of a store have the same ones.
+
+    Raises:
+        ValueError: A label is neither text nor a number.
+    """
+    labels = {name: _plain(value) for name, value in item.items() if name not in (*FILES, "tr")}
+    for name, value in labels.items():
+        if not isinstance(value, str | int | float):
+            raise ValueError(
+                f"the label {name} of {item['image']} is a {type(value).__name__}, but a store keeps text and numbers: "
+                "convert it, or leave it out"
+            )
+    return labels
+
+
+def _plain(value: Any) -> Any:
+    # numbers of numpy and pandas
+    return value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
+
+
+def _files(item: Mapping[str, Any], recipe: Recipe) -> dict[str, str]:
+    files = {name: os.path.abspath(path) for name in _READ if (path := file_of(item, name))}
+    if recipe.confounds is not None and "confounds" in files:
+        # it says what the components are, from which nilearn chooses
+        files["confounds.json"] = os.path.splitext(files["confounds"])[0] + ".json"
+    for name in ("image", "mask"):
+        if (path := files.get(name, "")) and (end := _PAIR.search(path)):
+            files[f"{name}.{_OTHER[end[1]].lower()}"] = f"{path[: end.start(1)]}{_OTHER[end[1]]}{path[end.end(1) :]}"
+    return {name: path for name, path in files.items() if name in _READ or os.path.exists(path)}
 
 
 def _described(path: str) -> dict[str, Any]:

@@ -121,6 +121,33 @@ def test_no_nifti(tmp_path, content, compress):
         load_bold(path)
 
 
+@pytest.mark.parametrize("num_frames", [1, 4, 6, 100])
+def test_blocks_are_the_run(tmp_path, voxels, num_frames):
+    run = BOLDFile(write(tmp_path / "bold.nii.gz", voxels))
+    whole = run.read()
+    blocks = [(block.clone(), block.meta["start_frame"], block.meta["start_time"]) for block in run.blocks(num_frames)]
+    assert torch.equal(torch.cat([values for values, _, _ in blocks]).as_tensor(), whole.as_tensor())
+    assert [start for _, start, _ in blocks] == list(range(0, 6, num_frames))
+    assert all(time == 2.0 * start for _, start, time in blocks)
+    assert torch.equal(blocks[0][0].affine, whole.affine)
+
+
+def test_blocks_are_checked_to_the_end(tmp_path, voxels):
+    path = write(tmp_path / "bold.nii.gz", voxels)
+    content = bytearray(path.read_bytes())
+    # the checksum
+    content[-8] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"bold\.nii\.gz is damaged"):
+        list(BOLDFile(path).blocks(3))
+    broken = voxels.astype(np.float32)
+    broken[0, 0, 0, 4] = np.nan
+    run = BOLDFile(write(path, broken))
+    with pytest.raises(ValueError, match=r"bold\.nii\.gz has NaN values in 1 voxels, in frame 4: pass fill_nan=0"):
+        list(run.blocks(3))
+    assert [float(block[-1, 0, 0, 0]) for block in run.blocks(5, fill_nan=-1.0)] == [-1.0, float(voxels[0, 0, 0, 5])]
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_voxels_that_are_no_numbers(tmp_path, voxels, value):
     broken = voxels.astype(np.float32)

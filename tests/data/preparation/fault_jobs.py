@@ -1,6 +1,6 @@
-"""Real jobs that meet real faults; run by test_faults.py, each as a module with its NAME.
+"""Real jobs that meet real faults; run by test_faults.py as a module.
 
-A job that is forked has imported everything, so that a fault meets its work and not its start.
+Jobs are forks of one process that has imported everything, so that a fault meets their work and not their start.
 """
 
 import itertools
@@ -11,44 +11,98 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from nstorm.data.preparation.failures import PrepareError
 from nstorm.data.preparation.run_all import prepare
+from nstorm.data.store.store import Store
 from nstorm.data.store.verify import verify
 from tests.data.preparation.stores import content_of, copied_study
 
+PAGE = 4096
 
-def forked_job(items, path) -> int:
+
+def main(folder):
+    items = list(copied_study(folder / "runs", 10))
+    # the first time, imports take time too
+    prepare(items[:1], folder / "first", progress=False)
+    began = time.monotonic()
+    prepare(items, folder / "whole", progress=False)
+    seconds = time.monotonic() - began
+    whole = content_of(folder / "whole")
+    some = items[:5]
+    some_whole = dict(itertools.islice(whole.items(), 5))
+    return {
+        **of_two_workers(folder, items, whole),
+        "killed": killed(folder, some, some_whole, seconds * 0.4),
+        "read meanwhile": two_jobs_and_a_reader(folder, some, some_whole),
+        "parts": many_parts_at_once(folder, some, some_whole),
+        "full disk": full_disk(folder, some, some_whole),
+    }
+
+
+def forked_job(items, path, says=None, **options) -> int:
     """Start a job in a process group of its own."""
     pid = os.fork()
+    # by both, so that it is there for both
+    with suppress(OSError):
+        os.setpgid(pid, pid)
     if pid == 0:
-        os.setsid()
+        if says is not None:
+            os.dup2(os.open(says, os.O_WRONLY | os.O_CREAT), 2)
         try:
-            prepare(items, path, progress=False)
-        finally:
-            os._exit(int(sys.exc_info()[0] is not None))
+            prepare(items, path, progress=says is not None, **options)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+            sys.stderr.flush()
+            os._exit(1)
+        os._exit(0)
     return pid
 
 
-def undisturbed(folder):
-    """Prepare runs twice, and measure the second time."""
-    study = copied_study(folder / "runs", 6)
-    prepare(study, folder / "first", progress=False)
-    began = time.monotonic()
-    prepare(study, folder / "whole", progress=False)
-    seconds = time.monotonic() - began
-    return list(study), content_of(folder / "whole"), seconds
+def of_two_workers(folder, items, whole):
+    """End two jobs of two workers each when some runs are in the store: by SIGKILL, and by Ctrl-C."""
+    names = {"killed with workers": signal.SIGKILL, "interrupted": signal.SIGINT}
+    paths = {name: folder / name for name in names}
+    pids = {name: forked_job(items, path, folder / f"{name}.txt", workers=2) for name, path in paths.items()}
+    left = dict(names)
+    while left:
+        for name, number in list(left.items()):
+            commits = paths[name] / "commits"
+            if commits.is_dir() and any(entry.endswith(".json") for entry in os.listdir(commits)):
+                # Ctrl-C reaches the workers too
+                (os.killpg if number == signal.SIGINT else os.kill)(pids[name], number)
+                del left[name]
+        time.sleep(0.005)
+    for pid in pids.values():
+        assert os.waitpid(pid, 0)[1] != 0
+        wait_until_gone(pid)
+    result = {}
+    for name, path in paths.items():
+        before = content_of(path)
+        assert before.items() <= whole.items()
+        records = Store(path).records.values()
+        arrays = sorted(map(str, (path / "runs").glob("*/*")))
+        result[name] = {
+            "there": len(before),
+            "said": (folder / f"{name}.txt").read_text(),
+            "half-written": len(arrays) - len({str(path / record.folder) for record in records} & {*arrays}),
+        }
+        prepare(items, path, progress=False)
+        assert content_of(path) == whole
+    return result
 
 
-def in_forks(folder):
-    """Do all that needs nothing but forks."""
-    items, whole, seconds = undisturbed(folder)
-    return {
-        "killed": killed(folder, items, whole, seconds),
-        "read meanwhile": two_jobs_and_a_reader(folder, items, whole),
-        "parts": many_parts_at_once(folder, items, whole),
-    }
+def wait_until_gone(group):
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.02)
+    raise AssertionError("workers outlive the process that started them")
 
 
 def killed(folder, items, whole, seconds):
@@ -93,26 +147,25 @@ def two_jobs_and_a_reader(folder, items, whole):
 
 
 def many_parts_at_once(folder, items, whole):
-    pids = []
-    for index in range(4):
-        pids.append(pid := os.fork())
-        if pid == 0:
-            try:
-                prepare(items, folder / "parts", part=(index + 1, 4), progress=False)
-            finally:
-                os._exit(int(sys.exc_info()[0] is not None))
+    pids = [forked_job(items, folder / "parts", part=(index + 1, 4)) for index in range(4)]
     assert [os.waitpid(pid, 0)[1] for pid in pids] == [0] * 4
     assert content_of(folder / "parts") == whole
     return len(pids)
 
 
-def full_disk(folder):
-    """Fill a small disk; runs where mounting is allowed."""
-    items, whole, _ = undisturbed(folder)
-    needed = sum(path.stat().st_blocks * 512 for path in (folder / "whole").rglob("*"))
+def pages(folder):
+    return sum(-(-path.stat().st_size // PAGE) for path in folder.rglob("*") if path.is_file())
+
+
+def full_disk(folder, items, whole):
+    """Fill a small disk; None where mounting is not allowed."""
+    first, second, third, *_ = (pages(folder / "whole" / "runs" / key) for key in whole)
     small = folder / "small"
     small.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={needed * 4 // 10}", "none", small], check=True)
+    # with a page for each record and what begins the store
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={(first + second + third // 2 + 3) * PAGE}", "none", small]
+    if subprocess.run(mount, capture_output=True).returncode:
+        return None
     try:
         prepare(items, small / "store", progress=False)
         raise AssertionError("the disk is large enough")
@@ -138,10 +191,5 @@ def full_disk(folder):
     }
 
 
-def two_workers(folder):
-    """Be the job that others kill."""
-    prepare(json.loads((folder / "items.json").read_text()), folder / "store", workers=2)
-
-
 if __name__ == "__main__":
-    print(json.dumps(globals()[sys.argv[1]](Path(sys.argv[2]))))
+    print(json.dumps(main(Path(sys.argv[1]))))

@@ -184,9 +184,15 @@ def test_again(img, tmp_path, monkeypatch):
     assert {key: record for key, record in store.records.items() if key in before} == before
     assert "sub-100610" in store
     write_frames_and_step(img / "100610", codes(6), STEP)
-    for options in ({}, {"dtype": "int16"}, {"tr": 0.72}):
-        with pytest.raises(ValueError, match="pass overwrite=True"):
+    for options, why in (
+        ({}, r"1 run prepared from files that have changed since, or are gone \(sub-100610\)"),
+        ({"dtype": "int16"}, "4 runs prepared in another way"),
+        ({"tr": 0.72}, "4 runs prepared in another way"),
+    ):
+        with pytest.raises(ValueError, match=rf"{why}.*pass overwrite=True"):
             converted(img, tmp_path / "store", **options)
+    with pytest.raises(ValueError, match="4 runs prepared in another way"):
+        convert_published(img, tmp_path / "store", affine=2 * AFFINE, progress=False)
     store = converted(img, tmp_path / "store", overwrite=True)
     assert {key: record for key, record in store.records.items() if key in before} == before
     loaded = load_published(img / "100610", affine=AFFINE).as_tensor()
@@ -282,11 +288,20 @@ def test_any_codes(tmp_path_factory, num_frames, shape, seed, dtype):
     torch.testing.assert_close(read, load_published(folder, affine=AFFINE).as_tensor(), rtol=0, atol=STEP / 2)
 
 
+def test_parts(img, tmp_path):
+    for index in (1, 2):
+        store = converted(img, tmp_path / "store", part=(index, 2))
+    assert list(store) == ["sub-03_ses-1_task-rest", "sub-100307", "sub-100408"]
+    assert list(converted(img, tmp_path / "other", part=(2, 2))) == ["sub-100408"]
+
+
 def test_bad_arguments(img, tmp_path):
     with pytest.raises(ValueError, match=r"tr is -1\.0"):
         converted(img, tmp_path / "store", tr=-1.0)
     with pytest.raises(ValueError, match="workers is 0"):
         converted(img, tmp_path / "store", workers=0)
+    with pytest.raises(ValueError, match=r"part is \(3, 2\)"):
+        converted(img, tmp_path / "store", part=(3, 2))
     with pytest.raises(PrepareError, match="pass affine="):
         convert_published(img, tmp_path / "store", progress=False)
     assert not list(Store(tmp_path / "store"))

@@ -3,8 +3,11 @@
 import math
 import os
 import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -29,7 +32,8 @@ from nstorm.data import (
 from nstorm.data.preparation.one_run import prepare_run
 from nstorm.data.preparation.presets import PRESETS
 from nstorm.data.preparation.recipe import Recipe
-from nstorm.data.preparation.sources import is_current
+from nstorm.data.preparation.sources import CHANGED, OTHERWISE, why_again
+from nstorm.data.preparation.threads import one_thread
 from nstorm.data.store.store import Store
 from tests.data.fmriprep import BAD_FRAMES, NUM_FRAMES, confounds_table, write_derivatives
 from tests.data.preparation.stores import content_of, flip_bit, truncate
@@ -106,12 +110,27 @@ def test_events_are_kept(store):
 
 def test_events_that_lack_what_they_need(store, item, tmp_path):
     events = tmp_path / "events.tsv"
-    events.write_text("onset\tduration\n1.0\tn/a\n")
-    with pytest.raises(ValueError, match=r"events.tsv has the columns .* lacks trial_type.*leave 'events' out"):
-        prepare_run({**item, "events": str(events)}, store.place, Recipe())
-    events.write_text("onset\tduration\ttrial_type\n1.0\tn/a\tface\n")
-    found = prepared(store, {**item, "events": str(events)}, Recipe())
-    assert found.attributes["events"] == [{"onset": 1.0, "duration": None, "trial_type": "face"}]
+    item |= {"events": str(events)}
+    # BIDS asks for onset and duration
+    for content, expected in (
+        ("onset\tduration\ttrial_type\n1.0\tn/a\tface\n", [(1.0, None, "face")]),
+        ("onset\tduration\n1.0\t2\n-3\t0\n", [(1.0, 2.0, ""), (-3.0, 0.0, "")]),
+        ("onset\tduration\ttrial_type\n1.0\t2\tn/a\n", [(1.0, 2.0, "")]),
+        ("onset\tduration\ttrial_type\n", []),
+        ("", []),
+    ):
+        events.write_text(content)
+        found = prepared(store, item, Recipe()).attributes["events"]
+        assert [(event["onset"], event["duration"], event["trial_type"]) for event in found] == expected
+    events.write_text("time\tduration\n1.0\t2\n")
+    with pytest.raises(
+        ValueError, match=r"events.tsv has the columns \['time', .* onset and a duration.*leave 'events' o"
+    ):
+        prepare_run(item, store.place, Recipe())
+    for line in ("n/a\t2", "1\t-2", "inf\t2", "1\tinf"):
+        events.write_text(f"onset\tduration\n0\t1\n{line}\n")
+        with pytest.raises(ValueError, match=r"events.tsv, line 3: onset is '.*these are seconds: correct them"):
+            prepare_run(item, store.place, Recipe())
 
 
 def derivative(folder, **options):
@@ -225,11 +244,42 @@ def test_threads_make_no_difference_and_stay_as_they_were(tmp_path, item):
     assert found[0] == found[1]
 
 
+def test_threads_that_prepare_at_once_share_the_limit():
+    before = torch.get_num_threads()
+    first_left = threading.Event()
+    both = threading.Barrier(2)
+    seen = []
+
+    def first():
+        with one_thread():
+            both.wait(10)
+        first_left.set()
+
+    def second():
+        with one_thread():
+            both.wait(10)
+            assert first_left.wait(10)
+            seen.append(torch.get_num_threads())
+
+    try:
+        torch.set_num_threads(3)
+        with ThreadPoolExecutor(2) as pool:
+            for done in [pool.submit(first), pool.submit(second)]:
+                done.result()
+        with one_thread():
+            seen.append(torch.get_num_threads())
+        seen.append(torch.get_num_threads())
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [1, 1, 3]
+
+
 def test_what_is_said_of_the_preparation(store, item):
     recipe = pickle.loads(pickle.dumps(Recipe(tr=1.0, dtype="int16")))
     found = prepared(store, item, recipe)
     about = found.attributes
     assert about["recipe"]["tr"] == 1.0
+    assert found.record.sources["tr"] == {"seconds": 2.0}
     assert about["source"] == {
         "shape": [6, 5, 7, 25],
         "affine": np.diag([3.0, 3, 3, 1]).tolist(),
@@ -242,7 +292,7 @@ def test_what_is_said_of_the_preparation(store, item):
     assert about["times"]["seconds"] >= 0
     assert found.record.recipe == recipe.digest
     assert found.record.dtype == "int16"
-    assert set(found.record.sources) == {"image", "mask"}
+    assert set(found.record.sources) == {"image", "mask", "tr"}
     assert found.record.sources["image"]["path"] == item["image"]
 
 
@@ -262,41 +312,72 @@ def test_progress_grows_to_1(store):
 def test_a_run_is_current_until_a_file_or_the_recipe_changes(store, item, tmp_path):
     recipe = Recipe()
     record = prepare_run(item, store.place, recipe)
-    assert is_current(item, record, recipe)
-    assert not is_current(item, record, recipe.but(tr=1.0))
-    assert not is_current({**item, "mask": ""}, record, recipe)
-    assert not is_current({**item, "tr": 2.0}, record, recipe)
-    sidecar = tmp_path / "sidecar.json"
-    sidecar.write_text("{}")
-    assert not is_current({**item, "sidecar": str(sidecar)}, record, recipe)
-    assert is_current({**item, "age": 3, "sidecar": ""}, record, recipe)
+    assert why_again(item, record, recipe) == ""
+    assert why_again(item, record, recipe.but(tr=1.0)) == OTHERWISE
+    assert why_again({**item, "mask": ""}, record, recipe) == CHANGED
+    assert why_again({**item, "mask": str(tmp_path / "gone.nii")}, record, recipe) == CHANGED
+    assert why_again({**item, "age": 3, "sidecar": ""}, record, recipe) == ""
     # another time, and elsewhere: the content tells
     os.utime(item["image"], ns=(0, 0))
-    assert is_current(item, record, recipe)
-    assert is_current({**item, "image": os.path.relpath(item["image"])}, record, recipe)
+    assert why_again(item, record, recipe) == ""
+    assert why_again({**item, "image": os.path.relpath(item["image"])}, record, recipe) == ""
     content = bytearray((tmp_path / "mask.nii").read_bytes())
     content[-1] ^= 1
     (tmp_path / "mask.nii").write_bytes(content)
     os.utime(item["mask"], ns=(0, 0))
-    assert not is_current(item, record, recipe)
-    write_run(tmp_path, num_frames=24)
-    assert not is_current(item, record, recipe)
+    assert why_again(item, record, recipe) == CHANGED
     # same size and time: nothing is read
-    stat = os.stat(item["image"])
-    known = {**record.sources["image"], "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
     mask = {**record.sources["mask"], "mtime_ns": 0}
-    assert not is_current(item, record, recipe)
-    os.utime(item["mask"], ns=(0, 0))
-    assert is_current(item, replace(record, sources={"image": known, "mask": mask}), recipe)
+    assert why_again(item, replace(record, sources={**record.sources, "mask": mask}), recipe) == ""
+    write_run(tmp_path, num_frames=24)
+    assert why_again(item, record, recipe) == CHANGED
 
 
-def test_a_tr_that_the_item_gives(store, item):
+def test_the_tr_is_what_all_sidecars_and_the_item_say(store, item, tmp_path):
+    bold = nibabel.load(item["image"])
+    bold.header["pixdim"][4] = 0
+    nibabel.save(bold, item["image"])
+    # one above, as BIDS allows; it is no file of the item
+    sidecar = tmp_path / "task-rest_bold.json"
+    sidecar.write_text('{"RepetitionTime": 1.5}')
+    record = prepare_run(item, store.place, Recipe())
+    assert record.tr == 1.5
+    sidecar.write_text('{"RepetitionTime": 1.5, "EchoTime": 0.03}')
+    assert why_again(item, record, Recipe()) == ""
+    assert why_again({**item, "tr": 1.5}, record, Recipe()) == ""
+    assert why_again({**item, "tr": 1.25}, record, Recipe()) == CHANGED
+    sidecar.write_text('{"RepetitionTime": 2.0}')
+    assert why_again(item, record, Recipe()) == CHANGED
+    sidecar.unlink()
+    assert why_again(item, record, Recipe()) == CHANGED
     record = prepare_run({**item, "tr": 1.25}, store.place, Recipe())
-    assert record.tr == 1.25
-    assert record.sources["tr"] == {"seconds": 1.25}
-    assert is_current({**item, "tr": 1.25}, record, Recipe())
-    assert not is_current(item, record, Recipe())
-    assert not is_current({**item, "tr": 1.5}, record, Recipe())
+    assert record.tr == record.sources["tr"]["seconds"] == 1.25
+
+
+@pytest.mark.parametrize("ending", [".hdr", ".img"])
+def test_both_files_of_a_pair_are_sources(store, item, tmp_path, ending):
+    bold = nibabel.load(item["image"])
+    nibabel.save(nibabel.Nifti1Pair(np.asarray(bold.dataobj), bold.affine, bold.header), tmp_path / "pair.hdr")
+    item |= {"image": str(tmp_path / f"pair{ending}")}
+    record = prepare_run(item, store.place, Recipe())
+    assert {os.path.basename(source["path"]) for name, source in record.sources.items() if name != "tr"} == {
+        "pair.hdr",
+        "pair.img",
+        "mask.nii",
+    }
+    with open(tmp_path / "pair.img", "r+b") as file:
+        file.write(b"1234")
+    assert why_again(item, record, Recipe()) == CHANGED
+
+
+def test_what_says_which_confounds_there_are_is_a_source(store, tmp_path):
+    item = derivative(tmp_path)
+    recipe = Recipe(confounds="compcor", confound_options={"motion": "basic"})
+    record = prepare_run(item, store.place, recipe)
+    about = next(tmp_path.glob("*timeseries.json"))
+    about.write_text(about.read_text().replace("combined", "CSF"))
+    assert why_again(item, record, recipe) == CHANGED
+    assert "confounds.json" not in prepare_run(item, store.place, Recipe()).sources
 
 
 @pytest.mark.parametrize("space", ["T1w", "func", "", None])
@@ -335,7 +416,7 @@ def test_values_that_are_not_finite(store, tmp_path, value):
     bold = load_bold(item["image"])
     bold[19, 1, 2, 3] = value
     save_bold(item["image"], bold, overwrite=True)
-    with pytest.raises(ValueError, match=r"bold.nii.gz has NaN or infinite values in frame 19: give a recipe with"):
+    with pytest.raises(ValueError, match=r"bold.nii.gz has (NaN|infinite) values in 1 voxels, in frame 19: "):
         prepare_run(item, store.place, Recipe())
     assert nothing_is_left(store)
     if math.isnan(value):

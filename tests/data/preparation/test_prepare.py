@@ -10,7 +10,7 @@ import pytest
 
 from nstorm.data import Study, haxby_runs
 from nstorm.data.preparation.failures import PrepareError
-from nstorm.data.preparation.pool import _empty_main
+from nstorm.data.preparation.pool import _context, _empty_main
 from nstorm.data.preparation.presets import PRESETS
 from nstorm.data.preparation.run_all import prepare
 from nstorm.data.store.store import Store
@@ -120,6 +120,13 @@ def test_processes_do_what_this_process_does(tmp_path):
         assert study[1]["image"] in error.value.failures[0].reason
     assert len(content_of(tmp_path / "store-2")) == 3
     assert content_of(tmp_path / "store-2") == content_of(tmp_path / "store-1")
+
+
+def test_workers_are_forks_where_a_socket_has_room_for_its_name(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "linux")
+    for folder, method in (("/tmp", "forkserver"), ("/scratch/" + "x" * 90, "spawn")):
+        monkeypatch.setattr("tempfile.tempdir", folder)
+        assert _context().get_start_method() == method
 
 
 def test_workers_do_not_run_the_script_of_the_caller():
@@ -256,6 +263,18 @@ def test_what_has_no_meaning_is_refused(tmp_path, options, message):
     study = [{"image": run.bold} for run in haxby_runs()[:1]]
     with pytest.raises(ValueError, match=message):
         prepared(study, tmp_path / "store", **options)
+
+
+@pytest.mark.parametrize("recipe", [PRESETS["4mm"], PRESETS["native"].but(confounds="simple")], ids=str)
+def test_runs_that_a_recipe_does_not_suit_are_listed_before_any_work(tmp_path, recipe):
+    study = copied_study(tmp_path / "runs", 2)
+    with pytest.raises(ValueError, match="the recipe does not suit 2 runs of the study") as error:
+        prepared(study, tmp_path / "store", recipe=recipe)
+    for item in study:
+        assert f"\n  {item['image']} " in str(error.value)
+    assert os.listdir(tmp_path / "store") == ["nstorm-store.json"]
+    with pytest.raises(ValueError, match="does not suit 1 run of the study"):
+        prepared(study, tmp_path / "store", recipe=recipe, part=(1, 2))
 
 
 def test_a_folder_of_other_files_is_no_store(tmp_path):

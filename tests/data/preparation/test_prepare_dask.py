@@ -1,9 +1,9 @@
 import os
 import signal
-from pathlib import Path
 
 import pytest
 
+from nstorm.data import Study
 from nstorm.data.preparation.dask_cluster import on_dask
 from nstorm.data.preparation.failures import Failure, PrepareError
 from nstorm.data.preparation.job import Work
@@ -14,6 +14,9 @@ from nstorm.data.store.store import Store
 from tests.data.preparation.stores import content_of, copied_study, keys_of, truncate
 
 distributed = pytest.importorskip("distributed")
+
+# workers are there sooner as forks of a process that has imported what they need
+OF_DASK = {"distributed.scheduler.allowed-failures": 0, "distributed.worker.multiprocessing-method": "forkserver"}
 
 
 class Watch:
@@ -50,7 +53,7 @@ def test_a_cluster_prepares_what_this_process_does_and_survives_its_workers(tmp_
     study = copied_study(tmp_path / "runs", 4)
     truncate(study[2]["image"])
     with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        dask.config.set(OF_DASK),
         distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
     ):
         address = cluster.scheduler_address
@@ -61,10 +64,9 @@ def test_a_cluster_prepares_what_this_process_does_and_survives_its_workers(tmp_
         assert study[2]["image"] in failure.reason
 
         # a run that hangs, until its worker is killed
-        image = Path(study[2]["image"])
-        image.unlink()
-        os.mkfifo(image)
-        jobs = named(study)
+        fifo = str(tmp_path / "events.tsv")
+        os.mkfifo(fifo)
+        jobs = named(Study([*study[:2], {**study[2], "events": fifo}]))
         work = Work(Store(tmp_path / "killed", create=True).place, PRESETS["native"], one_file=False)
         with distributed.Client(address) as client:
             watch = Watch(jobs[2].key, client)
@@ -72,12 +74,11 @@ def test_a_cluster_prepares_what_this_process_does_and_survives_its_workers(tmp_
             outcome = watch.outcomes[jobs[2].key]
             assert isinstance(outcome, Failure)
             assert "its Dask workers died (out of memory?)" in outcome.reason
-            assert outcome.file == str(image)
+            assert outcome.file == study[2]["image"]
             assert watch.stages
             on_dask(jobs[:1], work, watch, address)
     assert list(Store(tmp_path / "killed")) == keys_of(study)[:1]
 
-    # FIFOs are no files
     good = [study[index] for index in (0, 1, 3)]
     prepare(good, tmp_path / "here", progress=False)
     assert content_of(tmp_path / "store") == content_of(tmp_path / "here")

@@ -1,10 +1,11 @@
+import hashlib
 import json
 from dataclasses import asdict
 
 import pytest
 
 from nstorm.data.preparation.presets import PRESETS
-from nstorm.data.preparation.recipe import Recipe
+from nstorm.data.preparation.recipe import STEPS, Recipe
 
 
 def test_presets_differ():
@@ -19,6 +20,13 @@ def test_digest_is_of_the_values():
     for other in ({"tr": 2.5}, {"confound_options": {}}, {"dtype": "float32"}, {"axcodes": "LAS"}, {"fill_nan": 0.0}):
         assert recipe.but(**other).digest != recipe.digest
     assert hash(recipe) == hash(recipe.but(confound_options={}))
+
+
+def test_a_step_that_is_not_taken_changes_no_digest():
+    # or a new option of nstorm would make all runs of a store those of another recipe
+    recipe = Recipe(tr=2.0)
+    expected = hashlib.sha256(json.dumps({"steps": STEPS, "tr": 2.0}).encode()).hexdigest()
+    assert expected.startswith(recipe.digest)
 
 
 def test_case_of_axcodes_makes_no_difference():

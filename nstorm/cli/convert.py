@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import Any
 
-from nstorm.cli.numbers import at_least
+from nstorm.cli.work import add_work, work_of
 
 
 def add_to(commands: Any) -> None:
@@ -21,10 +21,7 @@ def add_to(commands: Any) -> None:
     parser.add_argument("--labels", metavar="TABLE", help="a table of labels, with a row for each subject")
     parser.add_argument("--tr", type=float, default=0.8, metavar="S", help="repetition time (default: %(default)s)")
     parser.add_argument("--like", metavar="IMAGE", help="an image on the same grid, if it is not 91 x 96 x 91 voxels")
-    parser.add_argument("--workers", type=at_least(1), default=1, metavar="N", help="processes (default: %(default)s)")
-    parser.add_argument("--one-file", action="store_true", help="keep a run's frames in one file, where files are few")
-    parser.add_argument("--strict", action="store_true", help="stop at the first run that fails")
-    parser.add_argument("--overwrite", action="store_true", help="convert runs again that were converted otherwise")
+    add_work(parser)
     parser.set_defaults(run=_run)
 
 
@@ -38,10 +35,7 @@ def _run(args: argparse.Namespace) -> int:
             args.store,
             tr=args.tr,
             affine=None if args.like is None else grid_of(args.like).affine,
-            workers=args.workers,
-            one_file=args.one_file,
-            strict=args.strict,
-            overwrite=args.overwrite,
+            **work_of(args),
         )
     except PrepareError as error:
         print(f"nstorm: {error}", file=sys.stderr)

@@ -1,7 +1,6 @@
 """`nstorm prepare`: from a study to a store."""
 
 import argparse
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from nstorm.cli.numbers import at_least
 from nstorm.cli.report import DEFAULT, page_of
 from nstorm.cli.study import add_study, study_of
+from nstorm.cli.work import add_work, work_of
 
 if TYPE_CHECKING:
     from nstorm.data import Store
@@ -50,15 +50,7 @@ def add_to(commands: Any) -> None:
     done.add_argument(
         "--dtype", choices=("int8", "int16", "float16", "float32"), help="how values are kept (default: int8)"
     )
-    work = parser.add_argument_group("how it is done")
-    work.add_argument("--workers", type=at_least(1), default=1, metavar="N", help="processes (default: %(default)s)")
-    work.add_argument(
-        "--scheduler", metavar="ADDRESS", help="a Dask scheduler, as tcp://node1:8786, whose workers work"
-    )
-    work.add_argument("--part", type=_part, metavar="K/N", help="every N-th run from the K-th, for jobs of a cluster")
-    work.add_argument("--one-file", action="store_true", help="keep a run's frames in one file, where files are few")
-    work.add_argument("--strict", action="store_true", help="stop at the first run that fails")
-    work.add_argument("--overwrite", action="store_true", help="prepare runs again that were prepared otherwise")
+    work = add_work(parser)
     work.add_argument("--report", type=Path, metavar="PATH", help=f"where the report goes ({DEFAULT})")
     parser.set_defaults(run=_run)
 
@@ -78,13 +70,8 @@ def _run(args: argparse.Namespace) -> int:
             study,
             args.store,
             recipe=recipe,
-            workers=args.workers,
-            scheduler=args.scheduler,
-            part=args.part,
-            one_file=args.one_file,
-            strict=args.strict,
             ignore=args.ignore,
-            overwrite=args.overwrite,
+            **work_of(args),
         )
     except PrepareError as error:
         print(f"nstorm: {error}", file=sys.stderr)
@@ -111,10 +98,3 @@ def _report(store: "Store", path: Path) -> None:
             f"nstorm report {store.place} --out PATH writes one",
             file=sys.stderr,
         )
-
-
-def _part(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not match or not 1 <= int(match[1]) <= int(match[2]):
-        raise argparse.ArgumentTypeError(f"{text!r} is no part: give K/N, as 3/16 for the third of 16")
-    return int(match[1]), int(match[2])

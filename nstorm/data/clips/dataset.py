@@ -1,5 +1,6 @@
 """Clips of a store as a dataset of PyTorch."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
@@ -18,9 +19,11 @@ from nstorm.data.clips.stored_runs import Runs, chosen_runs
 from nstorm.data.space.crop_or_pad import centred
 from nstorm.data.store.folded import Normalization
 from nstorm.data.store.placement import Size
+from nstorm.data.store.record import RunRecord
 from nstorm.data.store.store import Store
 from nstorm.data.store.stored_run import StoredRun
 from nstorm.data.study.problem import counted
+from nstorm.data.wording import some_of
 
 if TYPE_CHECKING:
     import monai.data.meta_tensor
@@ -127,6 +130,8 @@ class ClipDataset(Dataset[dict[str, Any]]):
             stride=stride,
             clips_per_run=clips_per_run,
         )
+        if size is None and output == "dense":
+            _warn_of_grids([run.record for run in chosen])
         self._labels = [run.labels for run in chosen]
         self._opened = OpenedRuns(store.place, [run.record for run in chosen])
         self._transform = _seeded(transform)
@@ -220,6 +225,17 @@ class ClipDataset(Dataset[dict[str, Any]]):
             "background": run.background(self._normalize),
             "affine": where.affine.clone(),
         }
+
+
+def _warn_of_grids(records: Sequence[RunRecord]) -> None:
+    first = {record.shape: record.key for record in reversed(records)}
+    if len(first) > 1:
+        grids = some_of([f"{' x '.join(map(str, shape))} of {key}" for shape, key in first.items()], 3)
+        warnings.warn(
+            f"the grids of the runs differ ({grids}), so that their clips share no batch: give size=, choose runs=, or "
+            "prepare them on one grid",
+            stacklevel=3,
+        )
 
 
 def _mask_of(run: StoredRun, size: Size | None) -> "monai.data.meta_tensor.MetaTensor":

@@ -40,7 +40,7 @@ class RunRecord:
         far: The frames that are kept a second time in float16.
         space_code: NIfTI's code of the space, 4 for MNI152.
         sources: The files that the arrays follow from, by what they are (``image``, ``mask``): ``path``, ``size``,
-            ``mtime_ns`` and ``sha256`` of each.
+            ``mtime_ns`` and ``sha256`` of each; and the ``tr`` that was read of them.
         recipe: Digest of the parameters that the arrays follow from.
         checksums: SHA-256 of the arrays, by their names.
     """

@@ -30,6 +30,7 @@ from nstorm.data.clips.stored_runs import stored_runs
 from nstorm.data.preparation.run_all import prepare
 from nstorm.data.store.store import Store
 from nstorm.data.store.stored_run import StoredRun
+from nstorm.data.store.write import write_run
 from nstorm.data.study.study import Study
 from nstorm.data.transforms.rand_intensity import RandBOLDNoised
 from tests.data.clips.stores import AFFINE, NUM_FRAMES, SHAPE, TR, brain, make_store, values_of, write_stored
@@ -361,3 +362,17 @@ def test_clips_of_a_size(store, size):
     batch = collate_brain([ClipDataset(store, 6, size=size, output="brain")[index] for index in (1, 2)])
     made = to_dense(batch["image"], batch["places"], dense["image"].shape[1:4])
     assert torch.equal(made[0], dense["image"].as_tensor())
+
+
+def test_runs_on_several_grids_are_warned_of(tmp_path):
+    store = Store(tmp_path / "store", create=True)
+    for number, depth in enumerate((3, 4), 1):
+        mask = np.ones((2, 2, depth), bool)
+        values = np.random.default_rng(0).normal(size=(30, mask.sum())).astype(np.float32)
+        write_run(store.place, f"sub-{number}", values, mask, affine=np.eye(4), tr=2.0, labels={"subject": str(number)})
+    store.refresh()
+    with pytest.warns(UserWarning, match="2 x 2 x 4 of sub-2"):
+        ClipDataset(store, 5)
+    clips = ClipDataset(store, 5, size=4)
+    assert next(iter(DataLoader(clips, batch_size=2)))["image"].shape == (2, 1, 4, 4, 4, 5)
+    ClipDataset(store, 5, output="brain")

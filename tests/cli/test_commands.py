@@ -6,10 +6,12 @@ from pathlib import Path
 from subprocess import PIPE
 
 import pytest
+import torch
 
 from nstorm.cli import COMMANDS, main
 from nstorm.data import Store, Study, load_bold
-from tests.data.study.trees import write_study, write_text
+from tests.data.store.published_files import write_frames_and_step
+from tests.data.study.trees import write_image, write_study, write_text
 
 
 @pytest.fixture
@@ -232,3 +234,16 @@ def test_a_reader_that_has_enough_is_no_error(study):
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 141
+
+
+def test_convert_takes_published_runs(tmp_path):
+    frames = torch.arange(-60, 60).reshape(5, 2, 3, 4).to(torch.int8)
+    for name in ("100307_REST1_LR", "100307_REST1_RL"):
+        write_frames_and_step(tmp_path / "img" / name, frames, 0.1)
+    like = write_image(tmp_path / "like.nii", (2, 3, 4, 5))
+    path = tmp_path / "store"
+    options = ["--pattern", "{subject}_{task}_{dir}/data.pt", "--like", str(like), "--tr", "0.72", "--part"]
+    for part in ("1/2", "2/2"):
+        assert main(["convert", str(tmp_path / "img"), str(path), *options, part]) == 0
+    assert list(Store(path)) == ["sub-100307_task-REST1_dir-LR", "sub-100307_task-REST1_dir-RL"]
+    assert {record.tr for record in Store(path).records.values()} == {0.72}

@@ -393,7 +393,7 @@ print("the same with two workers:", alone == with_workers)
 # groups. All samplers know their part in distributed training.
 
 # %%
-everyone = ClipDataset(store, 20, clips_per_run=2)
+everyone = ClipDataset(store, 20, clips_per_run=2, output="brain")  # their grids differ
 counts = Counter(everyone.data[index]["subject"] for index, _ in BalancedSampler(everyone, num_samples=24))
 print("subjects of the runs:", dict(Counter(item["subject"] for item in store.run_items())))
 print("subjects of clips from a BalancedSampler:", dict(counts))

@@ -139,7 +139,7 @@ def _context() -> Any:
     return context
 
 
-def _serve(connection: "Connection[_Message, Job]", work: Work) -> None:
+def _serve(connection: Connection, work: Work) -> None:
     # Ctrl-C reaches the workers too, but it is for the process that started them to end them
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # not at once: what is half written is removed on the way out

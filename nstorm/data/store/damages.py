@@ -93,7 +93,8 @@ def _of_array(run: StoredRun, name: str) -> Iterator[str]:
         try:
             block = np.ascontiguousarray(array[start:stop])
         except _BROKEN as error:
-            broken.append(f"{name} is damaged in {_rows(name, start, stop)} ({error})")
+            said = str(error).partition(". Stored")[0]
+            broken.append(f"{name} is damaged in {_rows(name, start, stop)} ({said})")
             continue
         digest.update(block.data)
         if name == "bold" and _is_absent(block, record.dtype):

@@ -1,5 +1,6 @@
 """From codes of in-brain voxels to values, in-brain or on the whole grid, in one pass over memory."""
 
+import inspect
 from functools import cache
 from typing import Any, no_type_check
 
@@ -28,10 +29,10 @@ def background_values(shape: tuple[int, int], background: float) -> NDArray[np.f
 
 @cache
 def _kernel() -> Any:
-    # numba takes a second to import, and keeps what it has compiled on the disk
+    # numba takes a second to import; it keeps what it has compiled on the disk, but not of what others have wrapped
     import numba
 
-    return numba.njit(nogil=True, cache=True)(_scatter)
+    return numba.njit(nogil=True, cache=True)(inspect.unwrap(_scatter))
 
 
 @no_type_check

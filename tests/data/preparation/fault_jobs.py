@@ -49,6 +49,8 @@ def forked_job(items, path, says=None, **options) -> int:
     with suppress(OSError):
         os.setpgid(pid, pid)
     if pid == 0:
+        # a shell has what it starts in the background ignore Ctrl-C
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         if says is not None:
             os.dup2(os.open(says, os.O_WRONLY | os.O_CREAT), 2)
         try:

@@ -26,7 +26,7 @@ def add_to(commands: Any) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     from nstorm.data import Store
-    from nstorm.data.study.problem import counted
+    from nstorm.data.wording import counted
 
     store = Store(args.store)
     names = store.clean(days=args.days, dry_run=args.dry_run)

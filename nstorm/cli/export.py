@@ -24,8 +24,7 @@ def add_to(commands: Any) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     from nstorm.data import Store
-    from nstorm.data.study.problem import counted
-    from nstorm.data.wording import some_of
+    from nstorm.data.wording import counted, some_of
 
     store = Store(args.store)
     if unknown := [key for key in args.runs or () if key not in store]:

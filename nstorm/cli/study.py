@@ -76,8 +76,6 @@ def study_of(args: argparse.Namespace) -> "Study":
         study = open_study(args.study, participants=False if args.no_participants else None, **wanted)
     else:
         study = Study.from_pattern(args.study, args.pattern, **companions)
-        if "subjects" in wanted:
-            wanted["subject"] = wanted.pop("subjects")
         study = study.where(**wanted) if wanted else study
     return study if args.labels is None else study.join(args.labels)
 

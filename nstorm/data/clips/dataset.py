@@ -22,8 +22,7 @@ from nstorm.data.store.placement import Size
 from nstorm.data.store.record import RunRecord
 from nstorm.data.store.store import Store
 from nstorm.data.store.stored_run import StoredRun
-from nstorm.data.study.problem import counted
-from nstorm.data.wording import some_of
+from nstorm.data.wording import counted, some_of
 
 if TYPE_CHECKING:
     import monai.data.meta_tensor
@@ -242,7 +241,8 @@ def _mask_of(run: StoredRun, size: Size | None) -> "monai.data.meta_tensor.MetaT
     from monai.data.meta_tensor import MetaTensor
 
     where = run.placement(size)
-    mask = torch.from_numpy(where.mask[None])
+    # a copy: the run keeps its own for other clips
+    mask = torch.tensor(where.mask[None])
     return MetaTensor(mask, affine=where.affine.clone(), meta={"filename_or_obj": f"{run.name}/mask"})
 
 

@@ -20,6 +20,9 @@ IDENTITY = {
     "direction": "dir",
     "run": "run",
 }
+FILES = ("image", "mask", "confounds", "events", "sidecar")
+"""Keys of an item whose values are files."""
+
 # how BIDS writes that a value is not known, and what NaN, NaT and pandas' NA become as text
 _UNKNOWN = {"", "n/a", "nan", "NaT", "<NA>"}
 

@@ -1,6 +1,5 @@
 """BOLD runs from NIfTI files, with the repetition time and the affine that the files give."""
 
-import operator
 from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from nstorm.data.files.finite import not_finite, put_volume
+from nstorm.data.files.frame_range import frame_pair, frame_range
 from nstorm.data.files.nifti import open_nifti
 from nstorm.data.files.repetition_time import repetition_time
 
@@ -154,18 +154,7 @@ class BOLDFile:
         Raises:
             ValueError: They are not.
         """
-        try:
-            start, stop = map(operator.index, frames)
-        except (TypeError, ValueError):
-            raise ValueError(
-                f"frames is {frames!r} for {self.path}, but it has to be (start, stop), two whole numbers"
-            ) from None
-        if not 0 <= start < stop <= self.num_frames:
-            raise ValueError(
-                f"frames {start} to {stop} of {self.path} are asked for, but it has {self.num_frames}: give a start of "
-                "0 or more, and a larger stop up to that number"
-            )
-        return start, stop
+        return frame_pair(frames, self.num_frames, str(self.path))
 
     def _frames(self, start: int, stop: int, dtype: type[np.floating], fill_nan: float | None) -> NDArray[np.floating]:
         frames = np.empty((stop - start, *self.shape[:3]), dtype)
@@ -233,13 +222,7 @@ def load_bold(
         2.5
     """
     run = BOLDFile(path, tr=tr)
-    if isinstance(frames, range):
-        frames = slice(frames.start, frames.stop, frames.step)
-    if isinstance(frames, slice):
-        *frames, step = frames.indices(run.num_frames)
-        if step != 1:
-            raise ValueError(f"frames has a step of {step}, but frames are read one after another: slice the result")
-    start, stop = (0, run.num_frames) if frames is None else run.checked_frames(frames)
+    start, stop = frame_range(frames, run.num_frames, str(run.path))
     return run.read(start, stop, dtype=dtype, fill_nan=fill_nan)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from nstorm.data.store.place import Place
 from nstorm.data.store.record import new_attempt
 from nstorm.data.store.store import Store
-from nstorm.data.study.problem import counted
+from nstorm.data.wording import counted
 
 FAILURES = "failures"
 MOST_LISTED = 20

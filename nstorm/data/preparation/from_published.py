@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from nstorm.data.clips.items import run_item
+from nstorm.data.in_threads import in_threads
 from nstorm.data.preparation.carry_out import carry_out, check_workers, slice_of
 from nstorm.data.preparation.job import Job, Moved, Work
 from nstorm.data.preparation.plan import named, planned
@@ -22,7 +23,6 @@ from nstorm.data.store.published_files import is_of_run
 from nstorm.data.store.published_format import PublishedRun, checked_tr
 from nstorm.data.store.record import RunRecord
 from nstorm.data.store.store import Store
-from nstorm.data.study.in_threads import in_threads
 from nstorm.data.study.study import Study
 
 

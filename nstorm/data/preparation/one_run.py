@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nstorm.data.clips.items import run_of
+from nstorm.data.clips.items import FILES, run_of
 from nstorm.data.files.nifti import open_nifti
 from nstorm.data.files.reader import BOLDFile
 from nstorm.data.preparation.brain import brain_of
@@ -18,19 +18,16 @@ from nstorm.data.preparation.in_space import fault_of_space, in_space
 from nstorm.data.preparation.in_time import in_time
 from nstorm.data.preparation.provenance import provenance
 from nstorm.data.preparation.recipe import Recipe
-from nstorm.data.preparation.sources import FILES, check_unchanged, file_of, given_tr, labels_of, sources_of
+from nstorm.data.preparation.sources import check_unchanged, file_of, given_tr, labels_of, sources_of
 from nstorm.data.preparation.tables import Motion, read_events, read_motion
 from nstorm.data.preparation.threads import one_thread
-from nstorm.data.published import settle
+from nstorm.data.published import CHUNK, settle
 from nstorm.data.report.quality import quality_of
 from nstorm.data.store.place import Place
 from nstorm.data.store.record import RunRecord
 from nstorm.data.store.write import write_run
 
 Progress = Callable[[str, float], None]
-
-# frames that go through the steps in space together: as many as the published preparation works on
-BLOCK = 16
 
 
 def prepare_run(
@@ -98,7 +95,7 @@ def _prepared(
 
     def frames(stage: str, first: float, last: float) -> Iterator[Any]:
         done = 0
-        for block in file.blocks(BLOCK, fill_nan=recipe.fill_nan):
+        for block in file.blocks(CHUNK, fill_nan=recipe.fill_nan):
             yield block
             done += len(block)
             progress(stage, first + done / file.num_frames * (last - first))

@@ -8,14 +8,14 @@ from typing import Any
 
 from nstorm.data.bars import bar
 from nstorm.data.clips.items import listing, run_of
+from nstorm.data.in_threads import in_threads
 from nstorm.data.preparation.job import Job, Work
 from nstorm.data.preparation.sources import CHANGED, OTHERWISE, labels_of
 from nstorm.data.store.record import RunRecord, check_key
 from nstorm.data.store.store import Store
 from nstorm.data.store.write import relabel
-from nstorm.data.study.in_threads import in_threads
-from nstorm.data.study.problem import counted
 from nstorm.data.study.study import Study
+from nstorm.data.wording import counted
 
 
 @dataclass(frozen=True, slots=True)

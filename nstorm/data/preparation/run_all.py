@@ -6,6 +6,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from nstorm.data.in_threads import in_threads
 from nstorm.data.preparation.carry_out import carry_out, check_workers, slice_of
 from nstorm.data.preparation.failures import MOST_LISTED
 from nstorm.data.preparation.job import Job, Work
@@ -14,9 +15,8 @@ from nstorm.data.preparation.plan import named, planned
 from nstorm.data.preparation.presets import PRESETS
 from nstorm.data.preparation.recipe import Recipe
 from nstorm.data.store.store import Store
-from nstorm.data.study.in_threads import in_threads
-from nstorm.data.study.problem import counted
 from nstorm.data.study.study import Study
+from nstorm.data.wording import counted
 
 
 def prepare(

@@ -6,12 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from nstorm.data.clips.items import text_of
+from nstorm.data.clips.items import FILES, text_of
 from nstorm.data.files.reader import BOLDFile
 from nstorm.data.preparation.recipe import Recipe
 from nstorm.data.store.record import RunRecord
 
-FILES = ("image", "mask", "confounds", "events", "sidecar")
 OTHERWISE = "prepared in another way"
 CHANGED = "prepared from files that have changed since, or are gone"
 # what a sidecar says that matters, the TR, comes from all that apply to the image, not only from the nearest

@@ -9,16 +9,16 @@ import numpy as np
 
 from nstorm.data.preparation.presets import PRESETS
 from nstorm.data.report.quality import FAR_DISPLACEMENT, FAR_DVARS
+from nstorm.data.report.table import LABELS
 from nstorm.data.store.record import RunRecord
 from nstorm.data.store.store import Store
 from nstorm.data.store.stored_run import StoredRun
-from nstorm.data.study.problem import counted
+from nstorm.data.wording import counted
 
 if TYPE_CHECKING:
     import pandas
 
 _MOST_VALUES = 8
-_LABELS = ("subject", "session", "task", "site")
 # column of the table: its title on the page, the factor between them, and decimals
 _COLUMNS = {
     "num_frames": ("frames", 1, 0),
@@ -79,7 +79,7 @@ def rows_of(table: "pandas.DataFrame", shown: Sequence[str]) -> dict[str, Any]:
     """Give the table as the page's script takes it, without what is not known or what the names of the runs say."""
     anchors = {key: number for number, key in enumerate(shown, 1)}
     columns: dict[str, tuple[int | None, list[Any]]] = {"run": (None, list(table.index))}
-    for label in _LABELS:
+    for label in LABELS:
         if any(value not in key for key, value in table[label].items()):
             columns[label] = (None, list(table[label]))
     if any(table["problems"]):

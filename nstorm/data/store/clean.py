@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
+from nstorm.data.in_threads import in_threads
 from nstorm.data.store.place import TEMPORARY
 from nstorm.data.store.record import ATTEMPT, COMMITS, NAME, RUNS, days_since
 from nstorm.data.store.store import INDEX, Store, newest_records
-from nstorm.data.study.in_threads import in_threads
 
 
 def clean(store: Store, *, days: float = 7.0, dry_run: bool = False) -> list[str]:

@@ -11,9 +11,9 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from nstorm.data.store.encoding import ABSENT
+from nstorm.data.store.encoding import is_absent
 from nstorm.data.store.record import RunRecord
-from nstorm.data.store.stored_run import REMEDY, StoredRun
+from nstorm.data.store.stored_run import REMEDY, StoredRun, said_of
 from nstorm.data.store.write import ABOUT, ROWS, sealed
 
 # what zarr raises of damaged files is of many types
@@ -93,11 +93,10 @@ def _of_array(run: StoredRun, name: str) -> Iterator[str]:
         try:
             block = np.ascontiguousarray(array[start:stop])
         except _BROKEN as error:
-            said = str(error).partition(". Stored")[0]
-            broken.append(f"{name} is damaged in {_rows(name, start, stop)} ({said})")
+            broken.append(f"{name} is damaged in {_rows(name, start, stop)} ({said_of(error)})")
             continue
         digest.update(block.data)
-        if name == "bold" and _is_absent(block, record.dtype):
+        if name == "bold" and is_absent(block).any():
             broken.append(f"bold has no chunk with {_rows(name, start, stop)}")
         broken += _of_values(name, block, start, record.num_voxels)
     if not broken and digest.hexdigest() != record.checksums.get(name):
@@ -113,11 +112,6 @@ def _blocks(array: "zarr.Array[Any]") -> Iterator[tuple[int, int]]:
 
 def _rows(name: str, start: int, stop: int) -> str:
     return f"{'frames' if name == 'bold' else 'rows'} {start} to {stop - 1}"
-
-
-def _is_absent(block: NDArray[Any], dtype: str) -> bool:
-    absent = ABSENT[dtype]
-    return bool(np.isnan(block).any() if absent != absent else (block == absent).any())
 
 
 def _of_values(name: str, block: NDArray[Any], start: int, num_voxels: int) -> Iterator[str]:

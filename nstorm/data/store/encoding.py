@@ -103,6 +103,13 @@ def encode(values: NDArray[np.float32], dtype: Stored = "int8", step: float | No
     return Encoded(codes, scale, offset, mean, std, np.flatnonzero(apart), far_codes)
 
 
+def is_absent(codes: NDArray[np.generic]) -> NDArray[np.bool_]:
+    """Find the codes of no value."""
+    absent = ABSENT[codes.dtype.name]
+    # NaN is not equal to itself
+    return np.isnan(codes) if absent != absent else codes == absent
+
+
 def far_frames(values: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Find frames that lie at least 3 times as far from the voxels' means as the middle frame does.
 

@@ -9,16 +9,15 @@ from typing import Any
 import torch
 
 from nstorm.data.bars import bar
+from nstorm.data.clips.events import COLUMNS
 from nstorm.data.files.atomic import written_whole
 from nstorm.data.files.writer import save_bold, save_mask
 from nstorm.data.store.folded import Normalization
 from nstorm.data.store.store import Store
 from nstorm.data.store.stored_run import StoredRun
-from nstorm.data.study.problem import counted
-from nstorm.data.wording import some_of
+from nstorm.data.wording import counted, some_of
 
 BOLD, MASK, EVENTS = "_bold.nii.gz", "_desc-brain_mask.nii.gz", "_events.tsv"
-COLUMNS = ("onset", "duration", "trial_type")
 
 
 def export(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ class Placement:
     affine: Tensor
     places: NDArray[np.int32]
 
-    @property
+    @cached_property
     def mask(self) -> NDArray[np.bool_]:
         """The brain, ``(H, W, D)``."""
         mask = np.zeros(self.shape, bool)

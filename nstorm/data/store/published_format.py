@@ -5,7 +5,6 @@ frame, ``frame_0.pt`` and on, in float16. Neither says where its voxels lie, or 
 """
 
 import math
-import operator
 from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
@@ -16,6 +15,7 @@ from jaxtyping import Shaped
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from nstorm.data.files.frame_range import frame_range
 from nstorm.data.published import CHUNK, TR
 from nstorm.data.store.published_files import DATA, frame_files, is_of_run, read_data, read_frame
 
@@ -159,7 +159,7 @@ def load_published(
     checked_tr(tr)
     run = PublishedRun(folder)
     matrix = run.affine(affine)
-    start, stop = _checked_frames(frames, run)
+    start, stop = frame_range(frames, run.num_frames, str(run.path))
     values = run.stored(start, stop).to(torch.float32, copy=True)
     meta = {
         "tr": tr,
@@ -179,24 +179,3 @@ def checked_tr(tr: float) -> None:
     """
     if not (math.isfinite(tr) and tr > 0):
         raise ValueError(f"tr is {tr}, but it has to be the repetition time in seconds, above 0")
-
-
-def _checked_frames(frames: slice | Sequence[int] | None, run: PublishedRun) -> tuple[int, int]:
-    if frames is None:
-        return 0, run.num_frames
-    if isinstance(frames, range):
-        frames = slice(frames.start, frames.stop, frames.step)
-    if isinstance(frames, slice):
-        *frames, step = frames.indices(run.num_frames)
-        if step != 1:
-            raise ValueError(f"frames has a step of {step}, but frames are read one after another: slice the result")
-    try:
-        start, stop = map(operator.index, frames)
-    except (TypeError, ValueError):
-        raise ValueError(f"frames is {frames!r}, but it has to be (start, stop), two whole numbers") from None
-    if not 0 <= start < stop <= run.num_frames:
-        raise ValueError(
-            f"frames {start} to {stop} of {run.path} are asked for, but it has {run.num_frames}: give a start of 0 or "
-            "more, and a larger stop up to that number"
-        )
-    return start, stop

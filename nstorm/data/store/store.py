@@ -9,11 +9,11 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nstorm.data.in_threads import in_threads
 from nstorm.data.store.folded import Normalization
 from nstorm.data.store.place import TEMPORARY, Place
 from nstorm.data.store.record import COMMITS, NAME, SCHEMA, RunRecord, new_attempt
 from nstorm.data.store.stored_run import StoredRun
-from nstorm.data.study.in_threads import in_threads
 from nstorm.data.wording import some_of
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ import zarr
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nstorm.data.files.frame_range import check_range
 from nstorm.data.store.dense import background_values, fill_dense
-from nstorm.data.store.encoding import ABSENT
+from nstorm.data.store.encoding import is_absent
 from nstorm.data.store.folded import Folded, Normalization, folded
 from nstorm.data.store.place import Place
 from nstorm.data.store.placement import Placement, Size, placed
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
     import monai.data.meta_tensor
 
 REMEDY = "take the run out with Store.remove, and prepare it again"
+
+
+def said_of(error: Exception) -> str:
+    """Give what zarr says of a damaged chunk, without the bytes of its checksums."""
+    return str(error).partition(". Stored")[0]
 
 
 class StoredRun:
@@ -117,14 +123,9 @@ class StoredRun:
             ValueError: There are no such frames, or a chunk is damaged.
             FileNotFoundError: A chunk is not there.
         """
-        if not 0 <= start < stop <= self.num_frames:
-            raise ValueError(
-                f"frames {start} to {stop} of {self.name} are asked for, but it has {self.num_frames}: give a start of "
-                "0 or more, and a larger stop up to that number"
-            )
+        check_range(start, stop, self.num_frames, self.name)
         codes = self._read(lambda: self.open("bold")[start:stop], f"bold, frames {start} to {stop},")
-        absent = ABSENT[self.record.dtype]
-        lost = np.isnan(codes[:, 0]) if absent != absent else codes[:, 0] == absent
+        lost = is_absent(codes[:, 0])
         if lost.any():
             frame = start + int(lost.argmax())
             raise FileNotFoundError(f"{self.name}/bold has no chunk with frame {frame}: {REMEDY}")
@@ -270,9 +271,8 @@ class StoredRun:
                 f"{self.name}/{name} is not there: list the runs again if the store was cleaned meanwhile, or {REMEDY}"
             ) from error
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            # what zarr raises of damaged files names no file, but the bytes of checksums
-            said = str(error).partition(". Stored")[0]
-            raise ValueError(f"{self.name}/{name} is damaged ({said}): {REMEDY}") from error
+            # what zarr raises of damaged files names no file
+            raise ValueError(f"{self.name}/{name} is damaged ({said_of(error)}): {REMEDY}") from error
         except OSError as error:
             raise OSError(f"{self.name}/{name} cannot be read: {error}") from error
 

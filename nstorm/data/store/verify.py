@@ -12,13 +12,13 @@ from typing import overload
 import numpy as np
 
 from nstorm.data.bars import bar
+from nstorm.data.in_threads import in_threads
 from nstorm.data.store.clean import leftovers
 from nstorm.data.store.damages import Damage, damages_of
 from nstorm.data.store.record import RunRecord
 from nstorm.data.store.store import Store, read_record
 from nstorm.data.store.stored_run import StoredRun
-from nstorm.data.study.in_threads import in_threads
-from nstorm.data.study.problem import counted
+from nstorm.data.wording import counted
 
 
 @dataclass(frozen=True, eq=False, repr=False)

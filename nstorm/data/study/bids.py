@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nstorm.data.clips.items import FILES
 from nstorm.data.files.bids_name import bids_entities
 from nstorm.data.study.elsewhere import no_volumes, nothing_found, nothing_left, preprocessed
-from nstorm.data.study.problem import Problem, counted, without_run
+from nstorm.data.study.problem import Problem, without_run
 from nstorm.data.study.selection import Wanted, asked_for, item_key, named_by, wanted_by
 from nstorm.data.study.table import Row
 from nstorm.data.study.walk import FuncFolder, Level, func_folders
+from nstorm.data.wording import counted
 
 IMAGES = ("_bold.nii.gz", "_bold.nii")
 MASK = ("desc-brain_mask.nii.gz", "desc-brain_mask.nii")
@@ -128,7 +130,7 @@ def _inherited(levels: tuple[Level, ...], parts: frozenset[str], ending: str) ->
 def _without_empty(runs: list[Row]) -> list[Row]:
     # masks are expected of derivatives, even where all are missing
     expected = {"mask"} if any(map(_of_derivative, runs)) else set()
-    empty = [key for key in ("mask", "confounds", "events", "sidecar") if not any(run[key] for run in runs)]
+    empty = [key for key in FILES if not any(run[key] for run in runs)]
     return [{key: value for key, value in run.items() if key not in empty or key in expected} for run in runs]
 
 

@@ -4,12 +4,12 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
-from nstorm.data.clips.items import IDENTITY, recording_of, text_of
-from nstorm.data.study.manifest import FILES
-from nstorm.data.study.problem import Problem, counted
+from nstorm.data.clips.items import FILES, IDENTITY, recording_of, text_of
+from nstorm.data.study.problem import Problem
 from nstorm.data.study.runs import VERSION
 from nstorm.data.study.selection import some
 from nstorm.data.study.table import Row
+from nstorm.data.wording import counted
 
 # what is meant where there are several: echoes combined, and the magnitude
 _MEANT = {"echo": ("",), "part": ("mag", "")}

@@ -5,9 +5,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from nstorm.data.study.look import Seen
-from nstorm.data.study.problem import Problem, counted
+from nstorm.data.study.problem import Problem
 from nstorm.data.study.report import RunHeader
 from nstorm.data.study.table import Row
+from nstorm.data.wording import counted
 
 _NOUNS = {"confounds": "confounds table"}
 

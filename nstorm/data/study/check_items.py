@@ -6,9 +6,10 @@ from nstorm.data.clips.items import IDENTITY, image_file, recording_of
 from nstorm.data.files.bids_name import bids_entities
 from nstorm.data.study.check_duplicates import duplicate_problems
 from nstorm.data.study.labels import Joined
-from nstorm.data.study.problem import Problem, counted
+from nstorm.data.study.problem import Problem
 from nstorm.data.study.selection import item_key, plain
 from nstorm.data.study.table import Row, is_unknown
+from nstorm.data.wording import counted
 
 _COMPANIONS = {
     "mask": ("no brain mask", "put *_desc-brain_mask.nii.gz of the same space and resolution beside the image"),

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from nstorm.data.clips.items import FILES
 from nstorm.data.files.nifti import open_nifti
 from nstorm.data.files.reader import BOLDFile
+from nstorm.data.in_threads import in_threads
 from nstorm.data.space.grid import Grid
-from nstorm.data.study.in_threads import in_threads
 from nstorm.data.study.report import RunHeader
 from nstorm.data.study.table import Row
 
-_COMPANIONS = ("mask", "confounds", "events", "sidecar")
 Grids: TypeAlias = dict[tuple[tuple[int, ...], bytes], Grid]
 
 # of one line a frame
@@ -48,7 +48,7 @@ def look_at_files(runs: Sequence[Row]) -> Iterator[Seen]:
 
 def _look(grids: Grids, run: Row) -> Seen:
     header, faults = None, {}
-    absent = [key for key in ("image", *_COMPANIONS) if run.get(key) and not os.path.exists(run[key])]
+    absent = [key for key in FILES if run.get(key) and not os.path.exists(run[key])]
     if "image" not in absent:
         try:
             file = BOLDFile(run["image"], tr=run.get("tr"))

@@ -5,13 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nstorm.data.clips.items import IDENTITY
-from nstorm.data.study.problem import counted
+from nstorm.data.clips.items import FILES, IDENTITY
 from nstorm.data.study.runs import VERSION
 from nstorm.data.study.table import Row, is_unknown, read_table, write_table
-from nstorm.data.wording import some_of
-
-FILES = ("image", "mask", "confounds", "events", "sidecar")
+from nstorm.data.wording import counted, some_of
 
 
 def manifest_runs(path: Path) -> list[Row]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from string import Formatter
 from typing import TypeAlias
 
-from nstorm.data.study.in_threads import in_threads
+from nstorm.data.in_threads import in_threads
 from nstorm.data.study.selection import item_key
 from nstorm.data.study.table import Row
 

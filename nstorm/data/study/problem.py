@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from nstorm.data.clips.items import listing
+from nstorm.data.wording import counted
 
 MOST_FILES = 3
 MOST_PROBLEMS = 20
@@ -61,8 +62,3 @@ def listed(problems: Sequence[Problem]) -> str:
     if len(problems) > MOST_PROBLEMS:
         lines.append(f"  and {len(problems) - MOST_PROBLEMS} more: check(errors='report').problems has them all")
     return "\n".join(lines)
-
-
-def counted(number: int, noun: str) -> str:
-    """Write ``1 run`` or ``6,000 runs``."""
-    return f"{number:,} {noun}{'s' * (number != 1)}"

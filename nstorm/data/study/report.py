@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nstorm.data.space.grid import Grid
-from nstorm.data.study.problem import Problem, counted, listed
+from nstorm.data.study.problem import Problem, listed
+from nstorm.data.wording import counted
 
 
 @dataclass(frozen=True, slots=True)

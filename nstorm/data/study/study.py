@@ -14,12 +14,13 @@ from nstorm.data.study.check import checked
 from nstorm.data.study.labels import Joined, LabelTable
 from nstorm.data.study.manifest import manifest_runs, write_manifest
 from nstorm.data.study.pattern import pattern_runs
-from nstorm.data.study.problem import Problem, counted, listed, without_run
+from nstorm.data.study.problem import Problem, listed, without_run
 from nstorm.data.study.report import Report
 from nstorm.data.study.runs import completed, described
 from nstorm.data.study.selection import Wanted, asked_for, item_key, named_by, plain, selected, wanted_by
 from nstorm.data.study.summary import summary
 from nstorm.data.study.table import Row, Table
+from nstorm.data.wording import counted
 
 
 class Study(Sequence[dict[str, Any]]):

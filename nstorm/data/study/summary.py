@@ -5,11 +5,10 @@ from collections.abc import Iterable, Sequence
 from numbers import Real
 from typing import Any
 
-from nstorm.data.clips.items import IDENTITY, text_of
-from nstorm.data.study.manifest import FILES
-from nstorm.data.study.problem import counted
+from nstorm.data.clips.items import FILES, IDENTITY, text_of
 from nstorm.data.study.runs import VERSION
 from nstorm.data.study.table import Row, is_unknown
+from nstorm.data.wording import counted
 
 MOST_VALUES = 6
 # what a run has, not a subject

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TypeAlias
 
-from nstorm.data.study.in_threads import in_threads
+from nstorm.data.in_threads import in_threads
 
 INHERITED = ("bold.json", "events.tsv")
 

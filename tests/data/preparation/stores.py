@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nstorm.data import Study, haxby_runs
+from nstorm.data.preparation.one_run import prepare_run
 from nstorm.data.store.store import Store
 from nstorm.data.store.write import checksum
 
@@ -45,3 +46,10 @@ def flip_bit(path: str | Path, where: float = 0.7) -> None:
     content = bytearray(Path(path).read_bytes())
     content[int(len(content) * where)] ^= 0x10
     Path(path).write_bytes(bytes(content))
+
+
+def prepared(store, item, recipe):
+    record = prepare_run(item, store.place, recipe)
+    store.refresh()
+    assert store.records[record.key] == record
+    return store[record.key]

@@ -22,11 +22,11 @@ from nstorm.data import (
     save_bold,
     save_mask,
 )
-from nstorm.data.preparation.one_run import prepare_run
 from nstorm.data.preparation.presets import PRESETS
 from nstorm.data.preparation.recipe import Recipe
 from nstorm.data.store.store import Store
 from tests.conftest import load_golden
+from tests.data.preparation.stores import prepared
 from tests.data.test_same_brain import AFFINE, TR, rearranged, stored, turned, write
 
 RECIPES = {
@@ -42,13 +42,6 @@ RECIPES = {
 @pytest.fixture
 def store(tmp_path):
     return Store(tmp_path / "store", create=True)
-
-
-def prepared(store, item, recipe):
-    record = prepare_run(item, store.place, recipe)
-    store.refresh()
-    assert store.records[record.key] == record
-    return store[record.key]
 
 
 def in_whole(item, recipe, mask):

@@ -36,18 +36,12 @@ from nstorm.data.preparation.sources import CHANGED, OTHERWISE, why_again
 from nstorm.data.preparation.threads import one_thread
 from nstorm.data.store.store import Store
 from tests.data.fmriprep import BAD_FRAMES, NUM_FRAMES, confounds_table, write_derivatives
-from tests.data.preparation.stores import content_of, flip_bit, truncate
+from tests.data.preparation.stores import content_of, flip_bit, prepared, truncate
 
 
 @pytest.fixture
 def store(tmp_path):
     return Store(tmp_path / "store", create=True)
-
-
-def prepared(store, item, recipe):
-    record = prepare_run(item, store.place, recipe)
-    store.refresh()
-    return store[record.key]
 
 
 def write_run(folder, tr=2.0, num_frames=25, **options):

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from types import ModuleType
 
 __version__ = version("nstorm")
-__all__ = ["__version__", "data", "info", "layers", "nets", "plots", "scan", "workflows"]
+__all__ = ["__version__", "data", "info", "layers", "losses", "nets", "plots", "scan", "workflows"]
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -4,12 +4,15 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from nstorm.layers.redundancy_dropout import RedundancyDropout
 from nstorm.layers.tiled_mlp import gelu_mlp
 from nstorm.scan import WindowLayout
 from nstorm.scan.token_map import TokenMap
@@ -40,6 +43,8 @@ class ShiftedWindowBlock(nn.Module):
         boundary: `"wrap"`, as published, lets opposite ends of the grid meet in shifted windows, and padding be
             scanned; `"reset"` keeps them apart and leaves padding out. See `nstorm.scan.WindowLayout`.
         layer_scale: initial value of LayerScale's factors on both branches; None for none, as published.
+        redundancy_dropout: drops tokens of the mixer's output in training, within its windows (with `"reset"`, within
+            windows that are not shifted); None for nothing.
         device: where the parameters live (but for the mixer's).
         dtype: their type.
 
@@ -67,6 +72,7 @@ class ShiftedWindowBlock(nn.Module):
         order: str | Sequence[str] = "raster",
         boundary: str = "wrap",
         layer_scale: float | None = None,
+        redundancy_dropout: RedundancyDropout | None = None,
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -82,6 +88,7 @@ class ShiftedWindowBlock(nn.Module):
             raise ValueError(f"mixer has {len(mixer)} modules, expected one for each of the orders {self.orders}")
         self.norm1 = nn.LayerNorm(dim, device=device, dtype=dtype)
         self.mixer = mixer
+        self.redundancy_dropout = redundancy_dropout
         self.norm2 = nn.LayerNorm(dim, device=device, dtype=dtype)
         self.mlp = Mlp(dim, int(mlp_ratio * dim), drop=dropout_rate).to(device=device, dtype=dtype)
         self.drop_path = DropPath(drop_path_rate)
@@ -120,7 +127,8 @@ class ShiftedWindowBlock(nn.Module):
         self, x: Float[Tensor, "b tokens c"], grid: tuple[int, ...], mask: GridMask | None = None
     ) -> Float[Tensor, "b tokens c"]:
         """Map a list of tokens: those of the grid in raster order, or those of them that the mask holds."""
-        x = x + self._drop(self.scale1(self._mix(self.norm1(x), grid, mask)), mask)
+        mixed = self._drop_redundant(self._mix(self.norm1(x), grid, mask), grid, mask)
+        x = x + self._drop(self.scale1(mixed), mask)
         return x + self._drop(self.scale2(self._transform(self.norm2(x))), mask)
 
     def _drop(self, x: Tensor, mask: GridMask | None) -> Tensor:
@@ -158,6 +166,22 @@ class ShiftedWindowBlock(nn.Module):
         assert total is not None
         return total / len(self.orders) if len(self.orders) > 1 else total
 
+    def _drop_redundant(self, x: Tensor, grid: tuple[int, ...], mask: GridMask | None) -> Tensor:
+        dropout = self.redundancy_dropout
+        if dropout is None or not dropout.active:
+            return x
+        # A shifted window at the border holds both ends of the grid: as published they are neighbours, but where they
+        # are to stay apart, unshifted windows are compared, in which no two tokens are further apart than they look.
+        shift = self.shift_size if self.boundary == "wrap" else (0,) * len(grid)
+        windows = _windows(grid, self.window_size, shift, "raster", "wrap", mask, True)
+        with torch.no_grad():
+            present, per_sample = _occupied(windows, mask, len(x))
+            tokens = windows.cut(x).unflatten(1, windows.window)
+            token_mask = None if present is None else torch.from_numpy(present).to(x.device).reshape(tokens.shape[:-1])
+            factors = dropout.factors(tokens, token_mask, per_sample)
+            factors = windows.join(factors.flatten(1)[..., None])
+        return x * factors
+
 
 # torch.compile would trace into how windows are made and moved, in numpy; it leaves the graph here instead
 @torch.compiler.disable
@@ -171,6 +195,22 @@ def _windows(
     sequential: bool,
 ) -> Windows:
     return WindowLayout(grid, window_size, shift_size, order, boundary).windows(mask, sequential)
+
+
+@torch.compiler.disable
+def _occupied(windows: Windows, mask: GridMask | None, batch: int) -> tuple[NDArray[np.bool_] | None, list[int]]:
+    """Which places (windows, places) of a batch hold a token, None if all do; and the number of windows per sample.
+
+    Padding holds none, also where the mixer scans it: what came out for it is gone.
+    """
+    index = windows.places.index.reshape(-1, windows.num_tokens)
+    present = None if (index >= 0).all() else np.tile(index >= 0, (batch, 1))
+    if mask is None or mask.shape[0] == 1:
+        return present, [len(index)] * batch
+    # one list holds the tokens of all samples: the last token of a window tells whose it is
+    ends = mask.cells.reshape(mask.shape[0], -1).sum(1).cumsum()
+    owners = np.searchsorted(ends, index.max(axis=1), side="right")
+    return present, np.bincount(owners, minlength=len(ends)).tolist()
 
 
 def _arguments(windows: Windows, sequential: bool, tokens: Tensor, mixer: nn.Module) -> dict[str, Any]:
@@ -225,6 +265,7 @@ class ShiftedWindowStage(nn.Module):
         downsample: runs after them on (B, H, W, D, T, C), such as `PatchMerging4D` or `PatchExpanding4D`.
         use_checkpoint: keep only what enters each block for the backward pass and compute the block again there: less
             memory, a third more time.
+        redundancy_dropout: makes that of a block, such as `RedundancyDropout`; None for none.
         block_kwargs: more arguments of the blocks: `order`, `boundary`, `layer_scale`.
 
     Example:
@@ -248,6 +289,7 @@ class ShiftedWindowStage(nn.Module):
         position: nn.Module | None = None,
         downsample: nn.Module | None = None,
         use_checkpoint: bool = False,
+        redundancy_dropout: Callable[[], RedundancyDropout] | None = None,
         **block_kwargs: Any,
     ) -> None:
         super().__init__()
@@ -266,6 +308,7 @@ class ShiftedWindowStage(nn.Module):
                 mlp_ratio,
                 dropout_rate,
                 rate,
+                redundancy_dropout=None if redundancy_dropout is None else redundancy_dropout(),
                 **block_kwargs,
             )
             for index, rate in enumerate(rates)

@@ -19,6 +19,16 @@ SMALL = {
 }
 
 
+class Decoder(nets.ShiftedWindowDecoder):
+    """For features of one size."""
+
+    def __init__(self):
+        super().__init__(2, (3, 3, 3, 1), 6, (1, 2))
+
+    def forward(self, x):
+        return super().forward(x, (10, 6, 9, 7))
+
+
 class EveryTwoSeconds(nn.Module):
     """TimeEmbedding with a TR, and weights that are not 0."""
 
@@ -31,6 +41,19 @@ class EveryTwoSeconds(nn.Module):
         return self.time(x, tr=2.0)
 
 
+class HalfHidden(nn.Module):
+    """MaskToken with a mask that is the same for every sample."""
+
+    def __init__(self, window_size=None):
+        super().__init__()
+        self.token = layers.MaskToken(6, window_size)
+
+    def forward(self, x):
+        h, w, d, t = (torch.arange(size, device=x.device) for size in x.shape[2:])
+        hidden = (h[:, None, None, None] + w[:, None, None] + d[:, None] + t) % 2 == 0
+        return self.token(x, hidden.expand(len(x), *hidden.shape))
+
+
 CASES = {
     "BidirectionalMambaMixer": (lambda: layers.BidirectionalMambaMixer(6, d_state=5), (3, 63, 6)),
     "PatchExpanding4D": (lambda: layers.PatchExpanding4D(6), (*TOKENS, 6)),
@@ -41,6 +64,13 @@ CASES = {
     ),
     "SinCosPositionEmbedding4D": (lambda: layers.SinCosPositionEmbedding4D(10), (2, 10, *TOKENS[1:])),
     "WindowAttention": (lambda: layers.WindowAttention(6, 3, (2, 3, 2)), (3, 12, 6)),
+    "RedundancyDropout": (lambda: layers.RedundancyDropout(0.2), (*TOKENS, 6)),
+    "ShiftedWindowBlock, dropping": (
+        lambda: layers.ShiftedWindowBlock(
+            6, MambaMixer(6), (2, 4, 1, 3), (1, 2, 0, 1), redundancy_dropout=layers.RedundancyDropout(0.2)
+        ),
+        (*TOKENS, 6),
+    ),
     "ShiftedWindowBlock, regions apart": (
         lambda: layers.ShiftedWindowBlock(
             6, MambaMixer(6), (2, 4, 1, 3), (1, 2, 0, 1), order=("hilbert", "snake"), boundary="reset", layer_scale=0.5
@@ -53,15 +83,19 @@ CASES = {
         ),
         (*TOKENS, 6),
     ),
+    "ShiftedWindowDecoder": (lambda: Decoder(), (2, 12, 2, 1, 2, 7)),
     "SwiFT": (lambda: nets.SwiFT(num_heads=(1, 2), final_norm=True, **SMALL), (2, 1, *SMALL["img_size"])),
     "NeuroSTORM, not as published": (
         lambda: nets.NeuroSTORM(**SMALL, boundary="reset", order="hilbert", use_checkpoint=True, interpolate=True),
         (2, 1, 12, 8, 9, 9),
     ),
     "PatchEmbed4D": (lambda: layers.PatchEmbed4D(2, 6, (2, 3, 1, 1)), (2, 2, 5, 4, 3, 7)),
+    "PatchUnembed4D": (lambda: layers.PatchUnembed4D(6, 2, (2, 3, 1, 2)), (2, 6, *TOKENS[1:])),
     "PatchMerging4D": (lambda: layers.PatchMerging4D(6), (*TOKENS, 6)),
     "PositionEmbedding4D": (lambda: layers.PositionEmbedding4D(6, TOKENS[1:]), (2, 6, *TOKENS[1:])),
     "MambaMixer": (lambda: MambaMixer(6, d_state=5), (3, 63, 6)),
+    "MaskToken": (HalfHidden, (2, 6, *TOKENS[1:])),
+    "MaskToken, of a window": (lambda: HalfHidden((2, 3, 1, 2)), (2, 6, *TOKENS[1:])),
     "ShiftedWindowBlock": (
         lambda: layers.ShiftedWindowBlock(6, MambaMixer(6), (2, 4, 1, 3), (1, 2, 0, 1)),
         (*TOKENS, 6),
@@ -80,7 +114,9 @@ CASES = {
 
 
 def test_every_public_layer_is_here():
-    assert set(layers.__all__) - {"MambaState", "resize_position_embeddings"} <= CASES.keys()
+    masks = {name for name in layers.__all__ if name.endswith("Mask")}
+    # masks map a shape, no tensor: see test_token_masks.py
+    assert set(layers.__all__) - masks - {"MambaState", "resize_position_embeddings"} <= CASES.keys()
 
 
 @pytest.fixture(params=CASES)
@@ -177,10 +213,13 @@ def test_builds_and_infers_shapes_on_the_meta_device(case):
     [
         lambda **kw: layers.PatchEmbed4D(**kw),
         lambda **kw: layers.PatchMerging4D(6, **kw),
+        lambda **kw: layers.PatchUnembed4D(6, **kw),
         lambda **kw: layers.PositionEmbedding4D(6, (2, 2, 2, 2), **kw),
         lambda **kw: MambaMixer(6, **kw),
         lambda **kw: layers.BidirectionalMambaMixer(6, **kw),
         lambda **kw: layers.PatchExpanding4D(6, **kw),
+        lambda **kw: layers.MaskToken(6, **kw),
+        lambda **kw: layers.MaskToken(6, (2, 2, 2, 2), **kw),
         lambda **kw: layers.TimeEmbedding(6, **kw),
         lambda **kw: layers.WindowAttention(6, 2, (2, 2), **kw),
         lambda **kw: layers.ShiftedWindowBlock(6, MambaMixer(6, **kw), (2, 2, 2, 2), layer_scale=1e-5, **kw),

@@ -1,12 +1,20 @@
-"""Boundaries, masks and orders of shifted-window blocks, proven by what moves when something is changed."""
+"""Boundaries, masks, orders and dropout of shifted-window blocks, proven by what moves when something is changed."""
 
+import copy
 import itertools
 
 import pytest
 import torch
 from torch import nn
 
-from nstorm.layers import BidirectionalMambaMixer, MambaMixer, ShiftedWindowBlock, ShiftedWindowStage, WindowAttention
+from nstorm.layers import (
+    BidirectionalMambaMixer,
+    MambaMixer,
+    RedundancyDropout,
+    ShiftedWindowBlock,
+    ShiftedWindowStage,
+    WindowAttention,
+)
 from nstorm.layers.shifted_window import on_tokens
 from nstorm.scan import WindowLayout
 from nstorm.scan.windows import grid_mask
@@ -251,3 +259,120 @@ def test_an_mlp_that_is_changed_from_outside_is_called():
     made.mlp.register_forward_hook(lambda *_: seen.append(1))
     made(x)
     assert seen
+
+
+class SpyDropout(RedundancyDropout):
+    """Keeps what it is asked about, and drops nothing but tokens whose first number is odd."""
+
+    def factors(self, x, token_mask=None, windows_per_sample=None, generator=None):
+        self.x, self.token_mask, self.windows_per_sample = x, token_mask, windows_per_sample
+        self.probability = self.drop_probability(x, token_mask, windows_per_sample)
+        return 1 - x[..., 0] % 2
+
+
+def coordinates(batch, grid=GRID):
+    """Tokens that say which sample they are of, and where they lie."""
+    each = torch.meshgrid(torch.arange(batch), *map(torch.arange, grid), indexing="ij")
+    odd = torch.randint(2, each[0].shape)
+    return torch.stack([odd, *each], -1).double()
+
+
+@pytest.mark.parametrize("masks", [None, (), (2,)], ids=["no mask", "one mask", "a mask a sample"])
+@pytest.mark.parametrize("mixer", ["mamba", "attention"])
+@pytest.mark.parametrize("boundary", ["wrap", "reset"])
+def test_redundancy_dropout_sees_windows_of_what_was_mixed(boundary, mixer, masks):
+    spy = SpyDropout(0.3)
+    order = ("hilbert", "snake_reversed") if mixer == "mamba" else "raster"
+    made = block(mixer, boundary=boundary, order=order, redundancy_dropout=spy).train()
+    x, mask = coordinates(2), None if masks is None else brain(masks)
+    inside = torch.ones(2, *GRID, dtype=torch.bool)
+    if mask is not None:
+        inside = mask.expand(2, *GRID[:3])[..., None].expand(2, *GRID)
+    made._mix = lambda tokens, *_: tokens
+    made.norm1 = nn.Identity()
+    y = on_tokens(lambda *args: made._drop_redundant(*args), x, None if mask is None else grid_mask(mask, GRID[3]))
+    # it comes back to where it was
+    assert torch.equal(y[inside], (x * (1 - x[..., :1] % 2))[inside])
+
+    present = torch.ones(spy.x.shape[:-1], dtype=torch.bool) if spy.token_mask is None else spy.token_mask
+    seen = sorted(spy.x[present].tolist())
+    assert seen == sorted(x[inside].tolist())
+    # the windows of a sample, one sample after the other
+    owners = torch.arange(2).repeat_interleave(torch.tensor(spy.windows_per_sample))
+    assert (spy.x[..., 1] == owners[:, None, None, None, None])[present].all()
+    # the rate is reached in every sample
+    for part, held in zip(
+        spy.probability.split(spy.windows_per_sample), present.split(spy.windows_per_sample), strict=True
+    ):
+        assert part[held].mean().item() == pytest.approx(0.3, abs=1e-6)
+    # the windows are the mixer's, or unshifted ones, so that no two ends of the grid meet
+    layout = WindowLayout(GRID, WINDOW, SHIFT if boundary == "wrap" else (0,) * 4)
+    assert spy.x.shape[1:5] == layout.window
+    if mask is None:
+        torch.testing.assert_close(spy.x.flatten(1, 4), layout.partition(x))
+    places = torch.stack(torch.meshgrid(*map(torch.arange, layout.window), indexing="ij"), -1)
+    offset = (spy.x[..., 2:] - places)[present]
+    apart = torch.tensor([size if g > w else 1 for size, g, w in zip(WINDOW, GRID, WINDOW, strict=True)])
+    if boundary == "reset":
+        assert (offset % apart == 0).all()
+    else:
+        assert (offset % apart != 0).any()
+
+
+@pytest.mark.parametrize("boundary", ["wrap", "reset"])
+def test_redundancy_dropout_acts_on_the_mixer_alone_and_in_training(boundary):
+    x = torch.randn(2, *GRID, 8)
+    torch.manual_seed(3)
+    plain = ShiftedWindowBlock(8, MambaMixer(8), WINDOW, SHIFT, boundary=boundary)
+    made = copy.deepcopy(plain)
+    made.redundancy_dropout = RedundancyDropout(0.3)
+    assert torch.equal(made.eval()(x), plain(x))
+    made.train()
+    nn.init.zeros_(made.mlp.fc2.weight)
+    gained, full = made(x) - x, plain._mix(plain.norm1(x).flatten(1, -2), GRID, None).reshape(x.shape)
+    dropped = gained.abs().amax(-1) < 1e-6
+    for sample in dropped:
+        assert abs(sample.double().mean().item() - 0.3) < 5 * (0.21 / sample.numel()) ** 0.5
+    ratio = (gained / full)[~dropped]
+    middle = ratio.median(-1).values
+    assert middle.min() >= 1 - 1e-4
+    assert middle.max() <= 2 / (1 - 0.3) + 1e-3
+    torch.testing.assert_close(gained[~dropped], (middle[:, None] * full[~dropped]), rtol=1e-3, atol=1e-5)
+    made.redundancy_dropout.eval()
+    plain.mlp.load_state_dict(made.mlp.state_dict())
+    assert torch.equal(made(x), plain(x))
+
+
+@pytest.mark.parametrize("variant", ["similarity", "published"])
+@pytest.mark.parametrize("masks", [None, (), (2,)], ids=["no mask", "one mask", "a mask a sample"])
+@pytest.mark.parametrize(("boundary", "order"), [("wrap", "raster"), ("reset", ("hilbert", "raster_reversed"))])
+def test_redundancy_dropout_under_checkpointing(boundary, order, masks, variant):
+    stage = ShiftedWindowStage(
+        8, 2, MambaMixer, WINDOW, boundary=boundary, order=order,
+        redundancy_dropout=lambda: RedundancyDropout(0.4, variant),
+    ).train()  # fmt: skip
+    x, mask = torch.randn(2, 8, *GRID, requires_grad=True), None if masks is None else brain(masks)
+    results = []
+    for stage.use_checkpoint in (False, True, True):
+        torch.manual_seed(len(results) // 2)
+        y = stage(x, mask)
+        results.append((y, *torch.autograd.grad(y.square().sum(), [x, *stage.parameters()])))
+    for one, other, another in zip(*results, strict=True):
+        assert torch.equal(one, other)
+        assert not torch.equal(one, another)
+
+
+def test_redundancy_dropout_of_a_stage():
+    stage = ShiftedWindowStage(8, 3, MambaMixer, WINDOW, redundancy_dropout=RedundancyDropout)
+    assert len({id(each.redundancy_dropout) for each in stage.blocks}) == 3
+    plain = ShiftedWindowStage(8, 3, MambaMixer, WINDOW)
+    assert stage.state_dict().keys() == plain.state_dict().keys()
+    assert all(each.redundancy_dropout is None for each in plain.blocks)
+    copied, x = copy.deepcopy(stage), torch.randn(1, 8, *GRID)
+    results = []
+    for each in (stage, copied):
+        torch.manual_seed(4)
+        results.append(each(x))
+    assert torch.equal(*results)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.isfinite(stage(x, brain())).all()

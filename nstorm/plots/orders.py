@@ -1,4 +1,4 @@
-"""Figures of what the blocks do; matplotlib is imported when a figure is made."""
+"""Figures of scan orders."""
 
 from __future__ import annotations
 

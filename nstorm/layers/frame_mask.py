@@ -1,0 +1,57 @@
+"""Masks of whole frames."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+
+from nstorm.layers.mask_drawing import MaskDrawing, checked_ratio, hide_smallest
+
+
+class FrameMask(nn.Module):
+    """Hide whole volumes, in runs of consecutive frames.
+
+    The frames of a clip are cut into spans, the last of which may be shorter. Of the n spans exactly `round(ratio * n)`
+    are hidden, which is none where the clip is short and the ratio small. What is hidden must be told from other
+    times: a long span asks for the course of the signal, a short one for a blend of the frames around it.
+
+    Args:
+        ratio: share of the spans to hide, 0 or more and below 1.
+        span: frames (tokens along t) that are hidden together.
+
+    Raises:
+        ValueError: if the ratio is out of range or the span below 1.
+
+    Example:
+        >>> import torch
+        >>> from nstorm.layers import FrameMask
+        >>> hidden = FrameMask(0.4, span=4)((2, 5, 6, 5, 20))
+        >>> hidden.shape, hidden.all((1, 2, 3)).sum(-1)
+        (torch.Size([2, 5, 6, 5, 20]), tensor([8, 8]))
+    """
+
+    def __init__(self, ratio: float, span: int = 1) -> None:
+        super().__init__()
+        if span < 1:
+            raise ValueError(f"span {span} must be 1 or more frames")
+        self.ratio, self.span = checked_ratio(ratio), span
+
+    def forward(
+        self,
+        shape: Sequence[int],
+        brain_tokens: Bool[Tensor, "*b h w d"] | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+    ) -> Bool[Tensor, "b h w d t"]:
+        """Draw a mask for each sample, True where a token is hidden; arguments and errors as of `RandomMask`."""
+        draw = MaskDrawing.of(shape, brain_tokens, generator, device)
+        keys = draw.keys(-(-draw.shape[4] // self.span))
+        spans = hide_smallest(keys, torch.ones_like(keys, dtype=torch.bool), self.ratio)
+        frames = spans.repeat_interleave(self.span, 1)[:, : draw.shape[4]]
+        return draw.tokens & frames[:, None, None, None]
+
+    def extra_repr(self) -> str:
+        """Ratio and span."""
+        return f"ratio={self.ratio}, span={self.span}"

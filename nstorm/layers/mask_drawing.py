@@ -1,0 +1,135 @@
+"""What the token masks share: the tokens that may be hidden, random keys for them, and hiding the smallest keys.
+
+All of it stays on the device, and nothing is asked of it on the way: how many tokens to hide differs between samples
+with brains of their own, so that no tensor may have that size. Tokens are sorted by their keys instead, and those whose
+rank is below the sample's number are hidden.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
+# A key is unit << TOKEN_BITS | token: the random key of a window or box, then one of the token within it. With 40 bits,
+# two of 100,000 units share a key once in 200 masks, and are then hidden together.
+UNIT_BITS, TOKEN_BITS = 40, 22
+# sorted behind all keys
+_LAST = 2**63 - 1
+
+
+@dataclass(frozen=True, eq=False)
+class MaskDrawing:
+    """Masks of one batch in the making.
+
+    Attributes:
+        shape: (B, h, w, d, t) of the tokens.
+        brain: (1, h, w, d) or (B, h, w, d), True for tokens that may be hidden.
+        generator: of the random numbers; None for torch's own.
+    """
+
+    shape: tuple[int, ...]
+    brain: Bool[Tensor, "b h w d"]
+    generator: torch.Generator | None
+
+    @classmethod
+    def of(
+        cls,
+        shape: Sequence[int],
+        brain_tokens: Bool[Tensor, "*b h w d"] | None,
+        generator: torch.Generator | None,
+        device: torch.device | str | None,
+    ) -> "MaskDrawing":
+        """Check what a mask is called with, and choose the device.
+
+        Raises:
+            ValueError: if the shape is none of tokens, the brain does not fit it or, on the CPU, is empty.
+        """
+        shape = tuple(int(size) for size in shape)
+        if len(shape) != 5 or min(shape) < 1:
+            raise ValueError(f"shape {shape} must have five positive entries: samples, h, w, d, t")
+        if device is None and brain_tokens is not None:
+            device = brain_tokens.device
+        elif device is None:
+            device = "cpu" if generator is None else generator.device
+        space = shape[1:4]
+        if brain_tokens is None:
+            return cls(shape, torch.ones(1, *space, dtype=torch.bool, device=device), generator)
+        if tuple(brain_tokens.shape) not in (space, (1, *space), (shape[0], *space)):
+            raise ValueError(
+                f"brain_tokens has shape {tuple(brain_tokens.shape)}, expected {space} or {(shape[0], *space)}"
+            )
+        # as_subclass: MONAI's tensors would do work of their own at every operation
+        brain = brain_tokens.as_subclass(Tensor).to(device, torch.bool).reshape(-1, *space)
+        check_some(brain, "brain_tokens is empty in a sample: it must be True for the tokens of the brain")
+        return cls(shape, brain, generator)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the masks are made."""
+        return self.brain.device
+
+    @property
+    def tokens(self) -> Bool[Tensor, "b h w d t"]:
+        """The tokens that may be hidden, in every frame."""
+        return self.brain[..., None].expand(*self.brain.shape, self.shape[4])
+
+    def keys(self, *size: int, bits: int = UNIT_BITS) -> Int64[Tensor, "b ..."]:
+        """Random keys (B, *size)."""
+        # a generator of the CPU draws the same masks for every device
+        device = self.device if self.generator is None else self.generator.device
+        keys = torch.randint(2**bits, (self.shape[0], *size), generator=self.generator, device=device)
+        return keys.to(self.device)
+
+    def hide_in_order(self, units: Int64[Tensor, "b h w d t"], ratio: float) -> Bool[Tensor, "b h w d t"]:
+        """Hide tokens unit by unit, those with the smallest keys first; the last one in part, to be exact."""
+        keys = units << TOKEN_BITS | self.keys(*self.shape[1:], bits=TOKEN_BITS)
+        return hide_smallest(keys.flatten(1), self.tokens.flatten(1), ratio).view(self.shape)
+
+
+def hide_smallest(keys: Int64[Tensor, "b n"], among: Bool[Tensor, "b2 n"], ratio: float) -> Bool[Tensor, "b n"]:
+    """Of the n things of each sample choose `round(ratio * m)` of the m that stand to choice, by the smallest keys."""
+    order = torch.where(among, keys, _LAST).argsort(1)
+    # float64: in float32 the product with some 100,000 tokens can be rounded to the other side
+    number = (among.sum(1, keepdim=True, dtype=torch.float64) * ratio).round()
+    first = torch.arange(keys.shape[1], device=keys.device) < number
+    return torch.zeros_like(keys, dtype=torch.bool).scatter_(1, order, first.expand_as(order))
+
+
+def check_some(tokens: Bool[Tensor, "b h w d"], message: str) -> None:
+    """Raise a ValueError if a sample has none of the tokens, on the CPU.
+
+    On an accelerator the question would wait for all that is queued there, in every training step.
+    """
+    if tokens.device.type == "cpu" and not tokens.flatten(1).any(1).all():
+        raise ValueError(message)
+
+
+def checked_ratio(ratio: float) -> float:
+    """Give back a ratio that a mask can have.
+
+    Raises:
+        ValueError: if it is below 0, 1 or more.
+    """
+    if not 0 <= ratio < 1:
+        raise ValueError(f"ratio {ratio} must be 0 or more and below 1: it is the share of tokens to hide")
+    return float(ratio)
+
+
+def checked_sizes(name: str, sizes: Sequence[int | None]) -> tuple[int | None, ...]:
+    """Give back the sizes of a window or box along h, w, d, t, None for a whole axis.
+
+    Raises:
+        ValueError: if they are not four, or one is below 1.
+    """
+    if len(sizes) != 4 or any(size is not None and size < 1 for size in sizes):
+        raise ValueError(
+            f"{name} {tuple(sizes)} must have four entries along h, w, d, t, positive or None for the whole axis"
+        )
+    return tuple(sizes)
+
+
+def sizes_on_grid(sizes: Sequence[int | None], grid: Sequence[int]) -> tuple[int, ...]:
+    """The sizes on a grid: at most the whole axis."""
+    return tuple(length if size is None else min(size, length) for size, length in zip(sizes, grid, strict=True))

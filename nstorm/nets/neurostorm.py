@@ -1,8 +1,10 @@
 """NeuroSTORM: a shifted-window Mamba encoder that works directly on 4D fMRI."""
 
+from nstorm.nets.arguments import keeps_arguments
 from nstorm.nets.shifted_window_net import ShiftedWindowNet
 
 
+@keeps_arguments
 class NeuroSTORM(ShiftedWindowNet):
     """The shifted-window net around `MambaMixer`; the defaults are the published model of 5,173,020 parameters.
 

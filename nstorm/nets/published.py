@@ -1,68 +1,33 @@
 """Published models under nstorm's names: constructor arguments and state dicts converted, nothing guessed."""
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
-from nstorm.nets.neurostorm import NeuroSTORM
-from nstorm.nets.swift import SwiFT
-
-_KEYS = [
-    (r"patch_embed\.fc\.(.+)", r"patch_embed.proj.\1"),
-    (r"pos_embeds\.(\d+)\.pos_embed", r"stages.\1.position.spatial"),
-    (r"pos_embeds\.(\d+)\.time_embed", r"stages.\1.position.temporal"),
-    (r"layers\.(\d+)\.blocks\.(\d+)\.(?:mamba|attn)\.(.+)", r"stages.\1.blocks.\2.mixer.\3"),
-    (r"layers\.(\d+)\.blocks\.(\d+)\.mlp\.linear([12])\.(.+)", r"stages.\1.blocks.\2.mlp.fc\3.\4"),
-    (r"norm\.(weight|bias)", r"norm.\1"),
-    (r"layers\.(\d+)\.(blocks\.\d+\.norm[12]\..+|downsample\..+)", r"stages.\1.\2"),
-]
-
-_ARGUMENTS = {
-    "img_size": "img_size",
-    "in_chans": "in_channels",
-    "patch_size": "patch_size",
-    "embed_dim": "feature_size",
-    "depths": "depths",
-    "window_size": "window_size",
-    "first_window_size": "first_window_size",
-    "last_layer_full_MSA": "full_last_stage",
-    "c_multiplier": "channel_multiplier",
-    "num_heads": "num_heads",
-}
-
-
-def _neurostorm(arguments: dict[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
-    # belongs to SwiFT and is passed to both published models
-    arguments.pop("num_heads", None)
-    return NeuroSTORM(**arguments)
-
-
-def _swift(arguments: dict[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
-    return SwiFT(**arguments, final_norm="norm.weight" in state_dict)
-
-
-_KINDS: dict[str, Callable[[dict[str, Any], Mapping[str, Tensor]], nn.Module]] = {
-    "neurostorm": _neurostorm,
-    "swift": _swift,
-}
+from nstorm.nets.weights.fit import differences
+from nstorm.nets.weights.published_arguments import build_published
+from nstorm.nets.weights.published_keys import ENCODER, decoder_name, mask_token_name, renamed
 
 
 def _rename(key: str) -> str | None:
-    for pattern, replacement in _KEYS:
-        if re.fullmatch(pattern, key):
-            return re.sub(pattern, replacement, key)
-    return None
+    return renamed(key, ENCODER)
+
+
+def _rename_autoencoder(key: str, state_dict: Mapping[str, Tensor]) -> str | None:
+    encoder = _rename(key)
+    return f"encoder.{encoder}" if encoder else decoder_name(key) or mask_token_name(key, state_dict)
 
 
 def from_published(config: Mapping[str, Any], state_dict: Mapping[str, Tensor], kind: str) -> nn.Module:
-    """Build a published model and load its weights.
+    """Build a published model and load its weights; `load_pretrained` does it with whole files.
 
     Args:
         config: constructor arguments under the published names (`embed_dim`, `last_layer_full_MSA`, ...).
         state_dict: the published model's own state dict, without a Lightning prefix.
-        kind: `"neurostorm"` or `"swift"`, the encoders; SwiFT gets its final norm where the weights have one.
+        kind: `"neurostorm"` or `"swift"`, the encoders; SwiFT gets its final norm where the weights have one. Or
+            `"neurostorm_mae"`, the masked autoencoder, with the mask that `mask_ratio`, `spatial_mask` and `time_mask`
+            mean.
 
     Raises:
         ValueError: if `kind` or an argument is unknown, or with the full list of keys that are missing, unexpected or
@@ -76,23 +41,18 @@ def from_published(config: Mapping[str, Any], state_dict: Mapping[str, Tensor], 
         ...
         ValueError: the state dict does not fit the model: ...
     """
-    if kind not in _KINDS:
-        raise ValueError(f"kind {kind!r} is unknown; choose one of {sorted(_KINDS)}")
-    unknown = sorted(set(config) - set(_ARGUMENTS))
-    if unknown:
-        raise ValueError(f"config has arguments that {kind!r} does not know: {unknown}")
-    net = _KINDS[kind]({_ARGUMENTS[name]: value for name, value in config.items()}, state_dict)
-
-    wanted = net.state_dict()
-    renamed = {key: _rename(key) for key in state_dict}
-    loaded = {new: state_dict[key] for key, new in renamed.items() if new is not None}
-    problems = [f"missing {key}" for key in wanted if key not in loaded]
-    for key, new in renamed.items():
-        if new is None or new not in wanted:
-            problems.append(f"unexpected {key}")
-        elif state_dict[key].shape != wanted[new].shape:
-            shapes = tuple(state_dict[key].shape), tuple(wanted[new].shape)
-            problems.append(f"{key} has shape {shapes[0]}, expected {shapes[1]}")
+    net = build_published(kind, config, state_dict)
+    whole = kind == "neurostorm_mae"
+    names = {key: _rename_autoencoder(key, state_dict) if whole else _rename(key) for key in state_dict}
+    keys = {name: key for key, name in names.items() if name is not None}
+    loaded = {name: state_dict[key] for name, key in keys.items()}
+    found = differences(loaded, net.state_dict())
+    unexpected = {key for key, name in names.items() if name is None} | {keys[name] for name in found.unexpected}
+    problems = [
+        *(f"missing {name}" for name in found.missing),
+        *(f"unexpected {key}" for key in state_dict if key in unexpected),
+        *(f"{keys[name]} has shape {was}, expected {now}" for name, (was, now) in found.shapes.items()),
+    ]
     if problems:
         raise ValueError("the state dict does not fit the model: " + "; ".join(problems))
     net.load_state_dict(loaded)

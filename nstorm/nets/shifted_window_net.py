@@ -1,6 +1,7 @@
 """The encoder that NeuroSTORM and SwiFT share: stages of shifted windows over 4D fMRI."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -13,12 +14,15 @@ from nstorm.layers import (
     PatchEmbed4D,
     PatchMerging4D,
     PositionEmbedding4D,
+    RedundancyDropout,
     ShiftedWindowStage,
 )
+from nstorm.nets.arguments import keeps_arguments
 
 MixerFactory = Callable[[int], nn.Module]
 
 
+@keeps_arguments
 class ShiftedWindowNet(nn.Module):
     """Encode clips of 4D fMRI in stages of shifted-window blocks around any mixer, and classify them.
 
@@ -43,6 +47,8 @@ class ShiftedWindowNet(nn.Module):
         order: of the tokens in a window, one name or several to scan one by one; see `ShiftedWindowBlock`.
         boundary: `"wrap"`, as published, or `"reset"`; see `ShiftedWindowBlock`.
         layer_scale: initial value of LayerScale's factors; None for none.
+        redundancy_rate: share of the tokens that `RedundancyDropout` drops in every block in training; 0 for none.
+        redundancy_variant: of the dropout; `"published"` has no rate, any above 0 turns it on.
 
     Example:
         >>> import torch
@@ -76,6 +82,8 @@ class ShiftedWindowNet(nn.Module):
         order: str | Sequence[str] = "raster",
         boundary: str = "wrap",
         layer_scale: float | None = None,
+        redundancy_rate: float = 0.0,
+        redundancy_variant: str = "similarity",
     ) -> None:
         super().__init__()
         if len(img_size) != 4:
@@ -86,6 +94,7 @@ class ShiftedWindowNet(nn.Module):
         self.dropout_rate = dropout_rate
         self.patch_embed = PatchEmbed4D(in_channels, feature_size, patch_size)
         *space, num_frames = self.patch_embed.grid_size(img_size)
+        redundancy = partial(RedundancyDropout, redundancy_rate, redundancy_variant) if redundancy_rate else None
         rates = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist()
         self.stages = nn.ModuleList()
         for index, depth in enumerate(depths):
@@ -109,6 +118,7 @@ class ShiftedWindowNet(nn.Module):
                     order=order,
                     boundary=boundary,
                     layer_scale=layer_scale,
+                    redundancy_dropout=redundancy,
                 )
             )
             space = [-(-size // 2) for size in space]
@@ -140,10 +150,23 @@ class ShiftedWindowNet(nn.Module):
             brain_mask: (H, W, D), or (B, H, W, D) with one for each sample. Patches without a voxel in it enter nothing
                 and are not computed; their tokens are 0. None computes everything, as published.
         """
+        if brain_mask is not None:
+            _checked(brain_mask, len(x), x.shape[2:5])
+        return self.forward_tokens(self.patch_embed(x), brain_mask)
+
+    def forward_tokens(
+        self, tokens: Float[Tensor, "b c gh gw gd gt"], brain_mask: Bool[Tensor, "*b h w d"] | None = None
+    ) -> Float[Tensor, "b c_out oh ow od gt"]:
+        """Map tokens as `patch_embed` makes them to the last stage's; the place to change tokens is in between.
+
+        Args:
+            tokens: (B, C, H / ph, W / pw, D / pd, T / pt).
+            brain_mask: of voxels, as in `forward_features`.
+        """
         masks: Sequence[Tensor | None] = [None] * len(self.stages)
         if brain_mask is not None:
-            masks = self._token_masks(_checked(brain_mask, len(x), x.shape[2:5]))
-        x = self.patch_embed(x)
+            masks = self.token_masks(brain_mask)
+        x = tokens
         for stage, mask in zip(self.stages, masks, strict=True):
             x = stage(x, mask)
         if isinstance(self.norm, nn.LayerNorm):
@@ -152,14 +175,13 @@ class ShiftedWindowNet(nn.Module):
                 x = torch.where(_to_tokens(masks[-1]).to(x.device), x, 0.0)
         return x
 
-    def _token_masks(self, brain_mask: Bool[Tensor, "*b h w d"]) -> list[Tensor]:
-        """The mask of every stage's tokens."""
-        if not brain_mask.flatten(-3).any(-1).all():
-            raise ValueError("brain_mask is empty: it must be True inside the brain")
-        masks = [pool_mask(brain_mask, self.patch_embed.patch_size[:3])]
-        for _ in self.stages[1:]:
-            masks.append(pool_mask(masks[-1], (2, 2, 2)))
-        return masks
+    def token_masks(self, brain_mask: Bool[Tensor, "*b h w d"]) -> list[Tensor]:
+        """Which tokens of each stage hold a voxel of the brain, (h, w, d) or (B, h, w, d) each.
+
+        Raises:
+            ValueError: if a mask holds nothing.
+        """
+        return token_masks(brain_mask, self.patch_embed.patch_size, len(self.stages))
 
     def forward_head(
         self, features: Float[Tensor, "b c gh gw gd gt"], brain_mask: Bool[Tensor, "*b h w d"] | None = None
@@ -170,7 +192,7 @@ class ShiftedWindowNet(nn.Module):
         """
         if brain_mask is not None:
             # heads average over all tokens, of which those outside are 0
-            mask = self._token_masks(_checked(brain_mask, len(features), brain_mask.shape[-3:]))[-1]
+            mask = self.token_masks(_checked(brain_mask, len(features), brain_mask.shape[-3:]))[-1]
             share = _to_tokens(mask).to(features).mean((1, 2, 3, 4, 5), keepdim=True)
             features = features / share
         if self.num_classes == 0:
@@ -193,6 +215,20 @@ def _checked(brain_mask: Tensor, num_samples: int, size: Sequence[int]) -> Tenso
 
 def _to_tokens(mask: Bool[Tensor, "*b h w d"]) -> Bool[Tensor, "b 1 h w d 1"]:
     return mask.reshape(-1, 1, *mask.shape[-3:], 1)
+
+
+def token_masks(brain_mask: Bool[Tensor, "*b h w d"], patch_size: Sequence[int], num_stages: int) -> list[Tensor]:
+    """Which tokens of each stage hold a voxel of the brain, where each stage has half the grid of the one before.
+
+    Raises:
+        ValueError: if a mask holds nothing.
+    """
+    if not brain_mask.flatten(-3).any(-1).all():
+        raise ValueError("brain_mask is empty: it must be True inside the brain")
+    masks = [pool_mask(brain_mask, patch_size[:3])]
+    for _ in range(1, num_stages):
+        masks.append(pool_mask(masks[-1], (2, 2, 2)))
+    return masks
 
 
 def pool_mask(mask: Bool[Tensor, "*b h w d"], factors: Sequence[int]) -> Bool[Tensor, "*b gh gw gd"]:

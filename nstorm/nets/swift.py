@@ -5,9 +5,11 @@ from functools import partial
 from typing import Any
 
 from nstorm.layers import WindowAttention
+from nstorm.nets.arguments import keeps_arguments
 from nstorm.nets.shifted_window_net import ShiftedWindowNet
 
 
+@keeps_arguments
 class SwiFT(ShiftedWindowNet):
     """The shifted-window net around `WindowAttention`: 4,314,636 parameters without a head.
 

@@ -13,7 +13,7 @@ def add_to(commands: Any) -> None:
         description=(
             "Train a shifted-window Mamba model to tell from BOLD what a person was looking at, test it on runs it has "
             "never seen beside linear baselines, and write figures, numbers and one HTML page. Without --recording it "
-            "uses the runs that ship with nstorm."
+            "uses the runs that ship with nstorm, and pre-trains a masked autoencoder on a whole brain at rest besides."
         ),
     )
     parser.add_argument("--recording", type=Path, metavar="PATH", help="a labelled BOLD run of your own (NIfTI)")
@@ -33,13 +33,14 @@ def _run(args: argparse.Namespace) -> int:
         raise ValueError(f"--{own[0]} belongs to a recording of your own: give --recording too")
     from nstorm import demo
 
+    pretraining = None
     if args.recording is None:
-        recording = demo.haxby_recording()
+        recording, pretraining = demo.haxby_recording(), demo.PretrainingRecipe()
     else:
         delay = 5.0 if args.delay is None else args.delay
         recording = demo.recording_from_file(args.recording, events=args.events, mask=args.mask, delay=delay)
     args.out.mkdir(parents=True, exist_ok=True)
-    demo.run_demo(args.out, recording, seed=args.seed)
+    demo.run_demo(args.out, recording, seed=args.seed, pretraining=pretraining)
     return 0
 
 

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from nstorm.demo import figures
 from nstorm.demo.experiment import Recipe, Results, cropped_images, num_threads
 from nstorm.demo.model import BlockDecoder
+from nstorm.demo.pretraining import Pretraining
 from nstorm.demo.recording import Recording
 
 _PACKAGES = ("nstorm", "torch", "monai", "numba", "numpy", "scikit-learn", "nibabel")
@@ -41,7 +42,13 @@ def verdict(results: Results) -> str:
 
 
 def write_report(
-    folder: Path, recording: Recording, results: Results, recipe: Recipe, net: BlockDecoder, seconds: float
+    folder: Path,
+    recording: Recording,
+    results: Results,
+    recipe: Recipe,
+    net: BlockDecoder,
+    seconds: float,
+    pretraining: Pretraining | None = None,
 ) -> Path:
     """Write everything into the folder and return the path of the HTML page."""
     config = {
@@ -54,7 +61,10 @@ def write_report(
         "versions": {name: version(name) for name in _PACKAGES} | {"python": python_version(), "platform": platform()},
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2))
-    (folder / "results.json").write_text(json.dumps(_numbers(recording, results), indent=2))
+    numbers = _numbers(recording, results)
+    if pretraining is not None:
+        numbers["pretraining"] = _reconstruction(pretraining)
+    (folder / "results.json").write_text(json.dumps(numbers, indent=2))
 
     drawn = {
         "accuracy": figures.accuracy_figure(results),
@@ -68,6 +78,8 @@ def write_report(
         figure.savefig(buffer, format="png", dpi=130)
         (folder / f"{name}.png").write_bytes(buffer.getvalue())
         encoded[name] = base64.b64encode(buffer.getvalue()).decode()
+    if pretraining is not None:
+        encoded["reconstruction"] = base64.b64encode(pretraining.picture.read_bytes()).decode()
 
     def embed(name: str, text: str) -> Markup:
         source = f"data:image/png;base64,{encoded[name]}"
@@ -90,10 +102,21 @@ def write_report(
         seconds=seconds,
         config=json.dumps(config, indent=2),
         figure=embed,
+        pretraining=pretraining,
     )
     path = folder / "report.html"
     path.write_text(page)
     return path
+
+
+def _reconstruction(pretraining: Pretraining) -> dict[str, Any]:
+    errors = pretraining.errors
+    return {
+        "learned_from_frames": pretraining.learned_from,
+        "judged_on_frames": pretraining.judged_on,
+        "squared_error": {name: asdict(errors.mean(name)) for name in ("model", "interpolation", "voxel_mean")},
+        "below": {name: asdict(errors.saved(name)) for name in ("interpolation", "voxel_mean")},
+    }
 
 
 def _numbers(recording: Recording, results: Results) -> dict[str, Any]:

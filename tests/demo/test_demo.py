@@ -11,11 +11,16 @@ from nstorm.cli import main
 from nstorm.demo.baseline import BASELINES, fit_baseline
 from nstorm.demo.experiment import FoldResult, Recipe, Results, cropped_images, run_experiment
 from nstorm.demo.model import BlockDecoder, FrameCrossEntropy
+from nstorm.demo.pretraining import PretrainingRecipe
 from nstorm.demo.recording import Fold, haxby_recording, recording_from_file
 from nstorm.demo.report import verdict
+from nstorm.nets import load_pretrained
 from nstorm.workflows import WithinClassNoise
 
 TINY = Recipe(num_steps=12, num_networks=1)
+TINY_PRETRAINING = PretrainingRecipe(
+    num_frames=10, patch_size=(8, 8, 8, 1), feature_size=16, depths=(1, 1), clips_per_epoch=8, max_epochs=2
+)
 
 
 @pytest.fixture(scope="session")
@@ -82,6 +87,7 @@ def test_tiny_demo_writes_a_whole_report_and_repeats_exactly(haxby, tmp_path, mo
     short = dataclasses.replace(haxby, folds=haxby.folds[:1])
     monkeypatch.setattr("nstorm.demo.haxby_recording", lambda: short)
     monkeypatch.setattr("nstorm.demo.run.Recipe", lambda: TINY)
+    monkeypatch.setattr("nstorm.demo.PretrainingRecipe", lambda: TINY_PRETRAINING)
     numbers = []
     for name in ("one", "two"):
         folder = tmp_path / name
@@ -90,14 +96,22 @@ def test_tiny_demo_writes_a_whole_report_and_repeats_exactly(haxby, tmp_path, mo
     assert numbers[0] == numbers[1]
     assert {file.name for file in folder.iterdir()} == {
         "report.html", "results.json", "config.json", "accuracy.png", "confusion.png", "loss.png", "recording.png",
+        "reconstruction.png", "pretraining.jsonl", "pretrained_encoder.safetensors",
     }  # fmt: skip
     page = (folder / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 4
+    assert page.count("data:image/png;base64,") == 5
     assert "://" not in page
     assert numbers[0]["verdict"] in page.replace("&#43;", "+").split("<h1>")[0]
     assert set(numbers[0]["accuracy"]) == {"nstorm", *BASELINES}
     config = json.loads((folder / "config.json").read_text())
     assert config["seed"] == 7
+    found = numbers[0]["pretraining"]
+    assert found["judged_on_frames"] == [140, 200]
+    assert found["squared_error"]["interpolation"]["mean"] > found["squared_error"]["voxel_mean"]["mean"]
+    assert found["below"]["interpolation"]["low"] > 0
+    assert "Masked pre-training on a whole brain at rest" in page
+    encoder, _ = load_pretrained(folder / "pretrained_encoder.safetensors")
+    assert encoder.arguments["patch_size"] == [8, 8, 8, 1]
     assert config["recipe"]["num_steps"] == TINY.num_steps
     assert "unseen blocks" in capsys.readouterr().out
 

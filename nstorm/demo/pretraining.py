@@ -22,7 +22,7 @@ class PretrainingRecipe:
     """Every number of the pre-training, for clips of a brain at 4 mm."""
 
     num_frames: int = 20
-    patch_size: tuple[int, ...] = (4, 4, 4, 1)
+    patch_size: tuple[int, ...] = (6, 6, 6, 1)
     feature_size: int = 48
     depths: tuple[int, ...] = (2, 2)
     window_size: tuple[int, ...] = (4, 4, 4, 4)

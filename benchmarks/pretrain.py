@@ -3,8 +3,9 @@
 For clips of 96 x 96 x 96 x 20 (2 mm) and 48 x 56 x 48 x 20 (4 mm), with and without a brain mask: the median time of a
 step (mask drawn, forward, loss, backward, clipping, optimizer), the largest resident memory of a process that does
 nothing else, and what an epoch over 28.65 million frames, the published pre-training, would take at that speed. Every
-case is a process of its own. In the same run, as peers: the same step with the scan in plain PyTorch operations
-(`--peers`), and masks drawn as the published code does, in numpy on the host, one sample after the other.
+case is a process of its own. With a brain mask, regions of shifted windows are kept apart too (`boundary="reset"`).
+In the same run, as peers: the same step with the scan in plain PyTorch operations (`--peers`), and masks drawn as the
+published code does, in numpy on the host, one sample after the other.
 """
 
 import argparse

@@ -40,6 +40,14 @@ def test_frames_with_something_hidden_are_drawn():
     assert labels == ["t = 6", "t = 8", "t = 9"]
 
 
+def test_it_takes_what_a_network_gives():
+    clip, prediction, hidden, brain = problem()
+    expected = plot_reconstruction(clip, prediction.bfloat16().float(), hidden, brain, frames=(1,))
+    figure = plot_reconstruction(clip, prediction.bfloat16().requires_grad_(), hidden, brain, frames=(1,))
+    pairs = zip(figure.axes, expected.axes, strict=True)
+    assert all((a.images[-1].get_array() == b.images[-1].get_array()).all() for a, b in pairs if a.images)
+
+
 @pytest.mark.parametrize("kind", ["tubes", "nothing"])
 def test_masks_of_another_kind(kind):
     clip, prediction, hidden, brain = problem()
@@ -47,4 +55,6 @@ def test_masks_of_another_kind(kind):
     figure = plot_reconstruction(clip, prediction, hidden, brain)
     drawn = [panel for panel in figure.axes if panel.lines]
     assert len(drawn) == (4 if kind == "tubes" else 0)
+    labels = [panel.get_ylabel() for panel in figure.axes if panel.get_ylabel().startswith("t = ")]
+    assert labels == (["t = 1", "t = 5", "t = 8"] if kind == "tubes" else ["t = 0"])
     assert all(hidden[place].all() for place in _voxels(clip, hidden & brain[..., None]))

@@ -47,17 +47,16 @@ from nstorm.data import (
     schaefer_atlas,
 )
 from nstorm.layers import AtlasMask, BlockMask, FrameMask, PatchUnembed4D, RandomMask, TubeMask, WindowMask
-from nstorm.losses import MaskedReconstructionLoss
-from nstorm.losses.patches import spread_tokens
+from nstorm.losses import MaskedReconstructionLoss, spread_tokens
 from nstorm.nets import (
     MaskedAutoencoder,
     NeuroSTORM,
     NeuroSTORMMAE,
     ShiftedWindowDecoder,
     load_pretrained,
+    pool_mask,
     save_pretrained,
 )
-from nstorm.nets.shifted_window_net import pool_mask
 from nstorm.plots import plot_reconstruction, plot_token_mask
 from nstorm.workflows import pretrainer, reconstruction_errors
 

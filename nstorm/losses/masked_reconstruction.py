@@ -20,11 +20,14 @@ class MaskedReconstructionLoss(_Loss):
     The sum of the errors is divided by the number of voxels that count, so that the loss does not grow with the share
     of hidden tokens. (`monai.losses.MaskedLoss` divides by the number of all voxels.)
 
+    Computed in float32 or wider: in float16 the sum over the voxels of a clip would overflow.
+
     Args:
         patch_size: voxels of a token along h, w, d and frames along t.
         error: `"mse"` (published), `"l1"`, or `"huber"`: half the squared error below `delta`, linear above.
         normalize_patches: bring the target's values of each patch to mean 0 and standard deviation 1, over the voxels
             that count. What is left is the pattern within a patch; its level, which neighbours tell, is taken out.
+            A reconstruction is in these units then; `in_target_units` brings it back.
         delta: of the Huber loss, in the units of the target.
         reduction: `"mean"`, `"sum"`, or `"none"` for the error at each voxel, 0 where it does not count.
 
@@ -81,9 +84,13 @@ class MaskedReconstructionLoss(_Loss):
             token_mask: (B, H', W', D', T') True for hidden tokens.
             brain_mask: (H, W, D) or (B, H, W, D), False for voxels that do not count.
         """
+        self._check(input, target, brain_mask)
         counts = self._counts(target, token_mask, brain_mask)
+        wide = torch.promote_types(target.dtype, torch.float32)
+        input, target = input.to(wide), target.to(wide)
         if self.normalize_patches:
-            target = self._normalized(target, brain_mask)
+            mean, std = self._mean_and_std(target, brain_mask)
+            target = (target - mean) / std
         # a voxel that does not count may hold anything, NaN too
         difference = torch.where(counts, input - target, 0.0)
         if self.error == "mse":
@@ -96,7 +103,32 @@ class MaskedReconstructionLoss(_Loss):
             return errors
         if self.reduction == "sum":
             return errors.sum()
-        return errors.sum() / (counts.sum() * input.shape[1])
+        return errors.sum() / (counts.sum() * input.shape[1]).clamp(min=1)
+
+    def in_target_units(
+        self,
+        input: Float[Tensor, "b c h w d t"],
+        target: Float[Tensor, "b c h w d t"],
+        brain_mask: Bool[Tensor, "*b h w d"] | None = None,
+    ) -> Float[Tensor, "b c h w d t"]:
+        """Give a reconstruction the mean and deviation of the target's patches, where it was learned without them."""
+        if not self.normalize_patches:
+            return input
+        mean, std = self._mean_and_std(target, brain_mask)
+        return input * std + mean
+
+    def _check(self, input: Tensor, target: Tensor, brain_mask: Tensor | None) -> None:
+        """Refuse what would be broadcast."""
+        if input.shape != target.shape:
+            raise ValueError(
+                f"input has shape {tuple(input.shape)}, but the target has {tuple(target.shape)}: the reconstruction "
+                "has to be of the clip's channels and size"
+            )
+        num_samples, _, *space, _ = target.shape
+        if brain_mask is not None and list(brain_mask.shape) not in (space, [1, *space], [num_samples, *space]):
+            raise ValueError(
+                f"brain_mask has shape {tuple(brain_mask.shape)}, expected {tuple(space)} or {(num_samples, *space)}"
+            )
 
     def _counts(self, target: Tensor, token_mask: Tensor, brain_mask: Tensor | None) -> Bool[Tensor, "b 1 h w d t"]:
         size = target.shape[2:]
@@ -109,20 +141,20 @@ class MaskedReconstructionLoss(_Loss):
         counts = spread_tokens(token_mask[:, None], self.patch_size, size)
         if brain_mask is not None:
             counts = counts & brain_mask.reshape(-1, 1, *brain_mask.shape[-3:], 1).to(counts.device)
-        # on a GPU, to look would be to wait
-        if counts.device.type == "cpu" and not counts.any():
+        # on a GPU, to look would be to wait, and in a graph there is nothing to look at
+        if counts.device.type == "cpu" and not torch.compiler.is_compiling() and not counts.any():
             raise ValueError("token_mask hides no voxel that counts: at least one token in the brain must be True")
         return counts
 
-    def _normalized(self, target: Tensor, brain_mask: Tensor | None) -> Tensor:
+    def _mean_and_std(self, target: Tensor, brain_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Of each patch, over its voxels in the brain, at every voxel."""
         size, patch = target.shape[2:], self.patch_size
         if brain_mask is None:
             inside = torch.ones_like(target[:1, :1], dtype=torch.bool)
         else:
             inside = brain_mask.reshape(-1, 1, *brain_mask.shape[-3:], 1).to(target.device).expand(-1, -1, *size)
         number = patch_sums(inside.to(target.dtype), patch).clamp(min=1)
-        values = torch.where(inside, target, 0.0)
-        mean = spread_tokens(patch_sums(values, patch) / number, patch, size)
-        values = torch.where(inside, target - mean, 0.0)
-        variance = patch_sums(values.square(), patch) / number
-        return values / spread_tokens((variance + 1e-6).sqrt(), patch, size)
+        mean = spread_tokens(patch_sums(torch.where(inside, target, 0.0), patch) / number, patch, size)
+        centred = torch.where(inside, target - mean, 0.0)
+        variance = patch_sums(centred.square(), patch) / number
+        return mean, spread_tokens((variance + 1e-6).sqrt(), patch, size)

@@ -8,7 +8,7 @@ from nstorm.nets.pretrained import load_pretrained, save_pretrained
 from nstorm.nets.published import from_published
 from nstorm.nets.registry import create_model, list_models, register_model
 from nstorm.nets.shifted_window_decoder import ShiftedWindowDecoder
-from nstorm.nets.shifted_window_net import ShiftedWindowNet
+from nstorm.nets.shifted_window_net import ShiftedWindowNet, pool_mask
 from nstorm.nets.swift import SwiFT
 from nstorm.nets.weights.report import LoadingReport
 
@@ -26,6 +26,7 @@ __all__ = [
     "list_models",
     "load_pretrained",
     "neurostorm_base",
+    "pool_mask",
     "register_model",
     "save_pretrained",
     "swift_base",

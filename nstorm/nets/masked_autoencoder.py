@@ -8,8 +8,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from nstorm.layers import MaskToken
-from nstorm.losses.patches import spread_tokens
-from nstorm.nets.shifted_window_net import pool_mask
+from nstorm.losses import spread_tokens
+from nstorm.nets.shifted_window_net import checked_brain_mask, pool_mask
 
 
 class MaskedReconstruction(NamedTuple):
@@ -47,7 +47,9 @@ class MaskedAutoencoder(nn.Module):
 
     Raises:
         ValueError: if a `mask_token` is given for an encoder that cannot take one, or a `patch_size` is missing or
-            other than the encoder's.
+            other than the encoder's; in `forward`, if a mask does not fit the clips.
+
+    `forward_tokens` is called without the encoder's hooks: to compile it, compile the autoencoder.
 
     References:
         Xie et al., "SimMIM", arXiv:2111.09886; NeuroSTORM, arXiv:2506.11167.
@@ -116,6 +118,7 @@ class MaskedAutoencoder(nn.Module):
             token_mask: tokens to hide, True for hidden; drawn by `mask` if None.
             generator: to draw with; PyTorch's own if None.
         """
+        self._check(x, brain_mask, token_mask)
         if token_mask is None:
             token_mask = self.draw(x, brain_mask, generator)
         inside = {} if brain_mask is None else {"brain_mask": brain_mask}
@@ -127,6 +130,7 @@ class MaskedAutoencoder(nn.Module):
         self, x: Float[Tensor, "b c h w d t"], brain_mask: Bool[Tensor, "*b h w d"] | None = None
     ) -> Float[Tensor, "b c_out gh gw gd gt"]:
         """Encode clips (B, C, H, W, D, T) with nothing hidden."""
+        self._check(x, brain_mask)
         return self._encode(x, None, {} if brain_mask is None else {"brain_mask": brain_mask})
 
     def draw(
@@ -136,10 +140,18 @@ class MaskedAutoencoder(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Bool[Tensor, "b gh gw gd gt"]:
         """Draw the tokens to hide of clips, True for hidden."""
-        grid = [-(-voxels // patch) for voxels, patch in zip(x.shape[2:], self.patch_size, strict=True)]
         tokens = None if brain_mask is None else pool_mask(brain_mask, self.patch_size[:3])
-        drawn: Tensor = self.mask((len(x), *grid), tokens, generator=generator, device=x.device)
+        drawn: Tensor = self.mask((len(x), *self._grid(x)), tokens, generator=generator, device=x.device)
         return drawn
+
+    def _check(self, x: Tensor, brain_mask: Tensor | None, token_mask: Tensor | None = None) -> None:
+        if brain_mask is not None:
+            checked_brain_mask(brain_mask, len(x), x.shape[2:5])
+        if token_mask is not None and tuple(token_mask.shape) != (expected := (len(x), *self._grid(x))):
+            raise ValueError(f"token_mask has shape {tuple(token_mask.shape)}, expected {expected}")
+
+    def _grid(self, x: Tensor) -> tuple[int, ...]:
+        return tuple(-(-voxels // patch) for voxels, patch in zip(x.shape[2:], self.patch_size, strict=True))
 
     def _encode(self, x: Tensor, token_mask: Tensor | None, inside: dict[str, Any]) -> Tensor:
         encoder: Any = self.encoder

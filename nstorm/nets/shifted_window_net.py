@@ -151,7 +151,7 @@ class ShiftedWindowNet(nn.Module):
                 and are not computed; their tokens are 0. None computes everything, as published.
         """
         if brain_mask is not None:
-            _checked(brain_mask, len(x), x.shape[2:5])
+            checked_brain_mask(brain_mask, len(x), x.shape[2:5])
         return self.forward_tokens(self.patch_embed(x), brain_mask)
 
     def forward_tokens(
@@ -192,7 +192,7 @@ class ShiftedWindowNet(nn.Module):
         """
         if brain_mask is not None:
             # heads average over all tokens, of which those outside are 0
-            mask = self.token_masks(_checked(brain_mask, len(features), brain_mask.shape[-3:]))[-1]
+            mask = self.token_masks(checked_brain_mask(brain_mask, len(features), brain_mask.shape[-3:]))[-1]
             share = _to_tokens(mask).to(features).mean((1, 2, 3, 4, 5), keepdim=True)
             features = features / share
         if self.num_classes == 0:
@@ -206,9 +206,14 @@ class ShiftedWindowNet(nn.Module):
         return self.forward_head(self.forward_features(x, brain_mask), brain_mask)
 
 
-def _checked(brain_mask: Tensor, num_samples: int, size: Sequence[int]) -> Tensor:
+def checked_brain_mask(brain_mask: Tensor, num_samples: int, size: Sequence[int]) -> Tensor:
+    """Give back a mask that fits clips of this number and size, one for all or one for each.
+
+    Raises:
+        ValueError: if it does not.
+    """
     each = (num_samples, *size)
-    if tuple(brain_mask.shape) not in (tuple(size), each):
+    if tuple(brain_mask.shape) not in (tuple(size), (1, *size), each):
         raise ValueError(f"brain_mask has shape {tuple(brain_mask.shape)}, expected {tuple(size)} or {each}")
     return brain_mask
 

@@ -53,11 +53,13 @@ def plot_reconstruction(
     """
     from matplotlib.figure import Figure
 
+    clip, prediction = (values.detach().cpu().float() for values in (clip, prediction))
+    hidden, brain_mask = hidden.cpu(), brain_mask.cpu()
     hidden = hidden & brain_mask[..., None]
     at = int(brain_mask.sum((0, 1)).argmax()) if slice_index is None else slice_index
     if frames is None:
         found = hidden[:, :, at].any(0).any(0).nonzero().flatten().tolist() or [0]
-        frames = tuple(found[len(found) * part // 6] for part in (1, 3, 5))
+        frames = tuple(dict.fromkeys(found[len(found) * part // 6] for part in (1, 3, 5)))
     filled = prediction.where(hidden, clip)
     figure = Figure(figsize=(9.5, 2.15 * len(frames) + 2.6), layout="constrained")
     parts: Any = figure.subfigures(2, 1, height_ratios=(2.15 * len(frames), 2.6))
@@ -73,7 +75,8 @@ def plot_reconstruction(
     for panel, title in zip(panels[0], _TITLES, strict=True):
         panel.set_title(title, fontsize=10)
     slices.colorbar(image, ax=panels, label="z", shrink=0.8)
-    for panel, place in zip(series.subplots(1, 4, sharey=True), _voxels(clip, hidden), strict=False):
+    places = _voxels(clip, hidden)
+    for panel, place in zip(series.subplots(1, len(places) or 1, sharey=True, squeeze=False)[0], places, strict=False):
         _draw_series(panel, clip[place].numpy(), prediction[place].numpy(), hidden[place].numpy())
         panel.set_title("voxel {}, {}, {}".format(*place), fontsize=9)
     series.supxlabel("frame (shaded: hidden; dots: filled in)", fontsize=9)

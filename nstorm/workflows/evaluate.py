@@ -40,7 +40,24 @@ def bootstrap_mean(values: Shaped[np.ndarray, " n"], *, seed: int = 0) -> Estima
     values = np.asarray(values, np.float64)
     if values.ndim != 1 or values.size == 0:
         raise ValueError(f"values has shape {values.shape}, expected one number for each of one or more units")
+    return bootstrap_ratio(values, np.ones_like(values), seed=seed)
+
+
+def bootstrap_ratio(sums: Shaped[np.ndarray, " n"], weights: Shaped[np.ndarray, " n"], *, seed: int = 0) -> Estimate:
+    """Estimate a mean over units of unequal size, the sum of all sums over that of all weights, by the same bootstrap.
+
+    Args:
+        sums: one sum per unit, such as of the squared errors in a block of frames.
+        weights: what each is a sum over, such as the number of voxels; above 0.
+        seed: of the 10,000 resamples.
+
+    Example:
+        >>> import numpy as np
+        >>> from nstorm.workflows.evaluate import bootstrap_ratio
+        >>> print(bootstrap_ratio(np.array([30.0, 32.0, 1.5] * 8), np.array([10, 10, 1] * 8)))
+        3.02 [2.92, 3.09]
+    """
     rng = np.random.default_rng(seed)
-    means = values[rng.integers(0, values.size, (10_000, values.size))].mean(1)
-    low, high = np.percentile(means, _LEVEL)
-    return Estimate(float(values.mean()), float(low), float(high))
+    drawn = rng.integers(0, len(sums), (10_000, len(sums)))
+    low, high = np.percentile(sums[drawn].sum(1) / weights[drawn].sum(1), _LEVEL)
+    return Estimate(float(sums.sum() / weights.sum()), float(low), float(high))

@@ -9,9 +9,10 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nstorm.losses.patches import spread_tokens
+from nstorm.losses import spread_tokens
 from nstorm.nets import MaskedAutoencoder
-from nstorm.workflows.evaluate import Estimate, bootstrap_mean
+from nstorm.workflows.eval_mode import eval_mode
+from nstorm.workflows.evaluate import Estimate, bootstrap_ratio
 
 
 @dataclass(frozen=True)
@@ -38,17 +39,16 @@ class ReconstructionErrors:
             block: frames that make one unit of the bootstrap; BOLD of neighbouring frames is not independent.
             seed: of the bootstrap.
         """
-        return bootstrap_mean(self._per_block(getattr(self, method), block), seed=seed)
+        return self._estimate(getattr(self, method), block, seed)
 
     def saved(self, baseline: str, *, block: int = 5, seed: int = 0) -> Estimate:
-        """By how much the model's mean squared error is below a baseline's, block by block of the same voxels."""
-        better = self._per_block(getattr(self, baseline) - self.model, block)
-        return bootstrap_mean(better, seed=seed)
+        """By how much the model's mean squared error is below a baseline's, on the same voxels."""
+        return self._estimate(getattr(self, baseline) - self.model, block, seed)
 
-    def _per_block(self, sums: NDArray[np.float64], block: int) -> NDArray[np.float64]:
+    def _estimate(self, sums: NDArray[np.float64], block: int, seed: int) -> Estimate:
         starts = np.arange(0, sums.shape[1], block)
         errors, voxels = (np.add.reduceat(values, starts, axis=1).ravel() for values in (sums, self.num_voxels))
-        return errors[voxels > 0] / voxels[voxels > 0]
+        return bootstrap_ratio(errors[voxels > 0], voxels[voxels > 0], seed=seed)
 
     def __str__(self) -> str:
         lines = {
@@ -73,7 +73,8 @@ def reconstruction_errors(
     visible frames (before the first and after the last of them, by that frame; by the mean where all are hidden).
 
     Args:
-        net: a `MaskedAutoencoder`. It is set to eval mode, and back.
+        net: a `MaskedAutoencoder`. It is set to eval mode, and back. Where its loss has normalised patches, what it
+            fills in gets their mean and deviation, which the two others do not know.
         batches: of z-scored clips, as a `ClipDataset`'s loader gives them: `image` (B, 1, H, W, D, T), and `mask`
             (B, 1, H, W, D) if there is a brain mask.
         seed: of the masks, so that nets are compared on the same ones.
@@ -95,27 +96,36 @@ def reconstruction_errors(
 
     device = next(net.parameters()).device
     generator = torch.Generator().manual_seed(seed)
-    was_training = net.training
-    net.eval()
     rows: list[Tensor] = []
     for batch in batches:
         image, _, _, inside = prepare_clips(batch, device)
         total = torch.zeros(4, len(image), image.shape[-1], dtype=torch.float64)
         for _ in range(num_masks):
-            made = net(image, **inside, generator=generator)
+            with eval_mode(net):
+                made = net(image, **inside, generator=generator)
             hidden = spread_tokens(made.token_mask[:, None], net.patch_size, image.shape[2:])
             if inside:
                 brain = inside["brain_mask"]
                 hidden = hidden & brain.reshape(-1, 1, *brain.shape[-3:], 1)
-            filled = (made.prediction, torch.zeros_like(image), interpolated(image, hidden))
+            filled = (
+                in_clip_units(net, made.prediction, image, inside),
+                torch.zeros_like(image),
+                interpolated(image, hidden),
+            )
             errors = [torch.where(hidden, image - value, 0.0).square() for value in filled]
             total += torch.stack([value.double().sum((1, 2, 3, 4)) for value in (*errors, hidden)]).cpu()
         rows.append(total)
-    net.train(was_training)
     if not rows:
         raise ValueError("batches is empty: there must be at least one clip to reconstruct")
     model, voxel_mean, interpolation, number = torch.cat(rows, 1).numpy()
     return ReconstructionErrors(model, voxel_mean, interpolation, number)
+
+
+def in_clip_units(net: MaskedAutoencoder, prediction: Tensor, image: Tensor, inside: Mapping[str, Tensor]) -> Tensor:
+    """Bring a reconstruction to the units of the clip, where the loss has it in units of its own."""
+    convert = getattr(net.loss, "in_target_units", None)
+    converted: Tensor = prediction if convert is None else convert(prediction, image, **inside)
+    return converted
 
 
 def interpolated(

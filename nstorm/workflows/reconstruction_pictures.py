@@ -6,10 +6,12 @@ from typing import Any
 
 import torch
 
-from nstorm.losses.patches import spread_tokens
+from nstorm.losses import spread_tokens
 from nstorm.nets import MaskedAutoencoder
 from nstorm.plots import plot_reconstruction
+from nstorm.workflows.eval_mode import eval_mode
 from nstorm.workflows.prepare_clips import prepare_clips
+from nstorm.workflows.reconstruction import in_clip_units
 
 
 class ReconstructionPictures:
@@ -40,11 +42,13 @@ class ReconstructionPictures:
     def __call__(self, net: MaskedAutoencoder, epoch: int, folder: Path) -> Path:
         """Write the picture of an epoch into the folder."""
         image, _, _, inside = prepare_clips(self.batch, next(net.parameters()).device)
-        with torch.no_grad():
+        with torch.no_grad(), eval_mode(net):
             made = net(image, **inside, generator=torch.Generator().manual_seed(self.seed))
         hidden = spread_tokens(made.token_mask[:, None], net.patch_size, image.shape[2:])
         brain = inside.get("brain_mask", torch.ones(image.shape[2:5], dtype=torch.bool))
-        clip, prediction, hidden = (values[0, 0].cpu() for values in (image, made.prediction, hidden))
+        clip, prediction, hidden = (
+            values[0, 0].cpu() for values in (image, in_clip_units(net, made.prediction, image, inside), hidden)
+        )
         figure = plot_reconstruction(clip, prediction, hidden, brain.cpu().reshape(clip.shape[:3]))
         figure.suptitle(f"after epoch {epoch}: loss {made.loss.item():.2f}")
         path = folder / f"reconstruction_{epoch:04d}.png"

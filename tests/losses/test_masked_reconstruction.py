@@ -89,6 +89,41 @@ def test_one_brain_for_all_samples():
     torch.testing.assert_close(loss(x, y, hidden, brain[0]), loss(x, y, hidden, brain[:1].expand(2, -1, -1, -1)))
 
 
+def test_shapes_that_would_broadcast_are_refused():
+    x, y, hidden, brain = problem()
+    loss = MaskedReconstructionLoss(PATCH)
+    with pytest.raises(
+        ValueError, match=r"input has shape \(2, 1, 7, 5, 6, 5\), but the target has \(2, 2, 7, 5, 6, 5\)"
+    ):
+        loss._check(x[:, :1], y, None)
+    with pytest.raises(
+        ValueError, match=r"brain_mask has shape \(2, 7, 5, 6\), expected \(7, 5, 6\) or \(1, 7, 5, 6\)"
+    ):
+        loss._check(x[:1], y[:1], brain)
+    torch.testing.assert_close(loss(x, y, hidden, brain[:1]), loss(x, y, hidden, brain[0]))
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_half_precision_does_not_overflow(normalize):
+    y = torch.randn(1, 1, 48, 48, 48, 8)
+    hidden = torch.ones(1, 8, 8, 8, 8, dtype=torch.bool)
+    loss = MaskedReconstructionLoss((6, 6, 6, 1), normalize_patches=normalize)
+    exact = loss(y + 3.0, y, hidden)
+    assert loss((y + 3.0).half(), y.half(), hidden).item() == pytest.approx(exact.item(), rel=1e-2)
+
+
+@pytest.mark.parametrize("in_brain", [False, True])
+def test_a_perfect_reconstruction_is_the_clip_in_its_own_units(in_brain):
+    _, y, hidden, brain = problem(torch.float64)
+    masks = (brain,) if in_brain else ()
+    loss = MaskedReconstructionLoss(PATCH, normalize_patches=True)
+    mean, std = loss._mean_and_std(y, *masks or (None,))
+    perfect = (y - mean) / std
+    assert loss(perfect, y, hidden, *masks) == 0
+    torch.testing.assert_close(loss.in_target_units(perfect, y, *masks), y)
+    assert MaskedReconstructionLoss(PATCH).in_target_units(y, y) is y
+
+
 def test_gradcheck():
     x, y, hidden, brain = problem(torch.float64)
     for error in ERRORS:

@@ -3,8 +3,7 @@ import torch
 from torch import nn
 
 from nstorm.layers import AtlasMask, FrameMask, MaskToken, PatchUnembed4D, RandomMask, TubeMask, WindowMask
-from nstorm.losses import MaskedReconstructionLoss
-from nstorm.losses.patches import spread_tokens
+from nstorm.losses import MaskedReconstructionLoss, spread_tokens
 from nstorm.nets import MaskedAutoencoder, NeuroSTORM, NeuroSTORMMAE, ShiftedWindowDecoder, SwiFT
 from nstorm.nets.shifted_window_net import pool_mask
 from nstorm.scan import use_backend
@@ -227,6 +226,19 @@ def test_bad_combinations_are_refused():
         small(num_classes=2)
     with pytest.raises(ValueError, match=r"features are on the grid \(2, 2, 2, 5\), but a clip of \(11, 12, 10, 5\)"):
         small(depths=(1, 1, 1)).decoder(torch.randn(1, 32, 2, 2, 2, 5), (11, 12, 10, 5))
+
+
+def test_masks_that_do_not_fit_are_named():
+    mae, x = small(RandomMask(0.5), boundary="reset").eval(), torch.randn(CLIP)
+    brain = ball(11, 12, 10)
+    with pytest.raises(ValueError, match=r"brain_mask has shape \(10, 12, 10\), expected \(11, 12, 10\) or \(2, 11"):
+        mae._check(x, brain[1:])
+    with pytest.raises(ValueError, match=r"token_mask has shape \(2, 4, 4, 4, 4\), expected \(2, 4, 4, 4, 5\)"):
+        mae._check(x, None, torch.ones(2, 4, 4, 4, 4, dtype=torch.bool))
+    # one mask for all, with or without an axis of samples
+    torch.testing.assert_close(mae.encode(x, brain[None]), mae.encode(x, brain))
+    hidden = mae.draw(x, brain)
+    torch.testing.assert_close(mae(x, brain[None], hidden).loss, mae(x, brain, hidden).loss)
 
 
 def test_the_mask_decides_which_published_token_learns():

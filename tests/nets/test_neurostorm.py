@@ -5,7 +5,7 @@ from torch import nn
 from nstorm.layers import MambaMixer
 from nstorm.nets import NeuroSTORM, create_model, from_published, list_models, register_model
 from nstorm.nets.published import _rename
-from nstorm.nets.shifted_window_net import _checked, pool_mask
+from nstorm.nets.shifted_window_net import checked_brain_mask, pool_mask
 from nstorm.scan import use_backend
 from tests.conftest import load_golden, relative_error
 
@@ -167,7 +167,7 @@ def test_a_brain_mask_keeps_air_out(final_norm):
     alone = [net(sample, own) for sample, own in zip(x.split(1), each, strict=True)]
     torch.testing.assert_close(net(x, each), torch.cat(alone))
     with pytest.raises(ValueError, match=r"brain_mask has shape \(11, 12, 12\), expected \(12, 12, 12\) or \(2, 12"):
-        _checked(mask[1:], 2, (12, 12, 12))
+        checked_brain_mask(mask[1:], 2, (12, 12, 12))
     with pytest.raises(ValueError, match="brain_mask is empty"):
         net(x, torch.zeros(12, 12, 12, dtype=torch.bool))
 

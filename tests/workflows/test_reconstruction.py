@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from nstorm.layers import RandomMask, TubeMask
-from nstorm.losses.patches import spread_tokens
+from nstorm.losses import MaskedReconstructionLoss, spread_tokens
 from nstorm.nets import NeuroSTORMMAE
 from nstorm.workflows import reconstruction_errors
 from nstorm.workflows.reconstruction import ReconstructionErrors, interpolated
@@ -58,15 +58,43 @@ def test_the_estimates_compare_block_by_block():
     level = np.arange(21.0).reshape(3, 7)
     errors = ReconstructionErrors(level * 10, (level + 2) * 10, (level + 1) * 10, number)
     assert errors.mean("model", block=7).mean == pytest.approx(10.0)
+    assert errors.mean("model", block=3).mean == pytest.approx(10.0)
     saved = errors.saved("voxel_mean", block=3)
     assert (saved.mean, saved.low, saved.high) == pytest.approx((2.0, 2.0, 2.0))
-    # the last block of a clip may be shorter
-    assert errors._per_block(errors.model, 3)[:3].tolist() == pytest.approx([1.0, 4.0, 6.0])
+    # the last block of a clip may be shorter, and a block may have few voxels: they count as much as they hold
+    number[:, 6] = 1.0
+    uneven = ReconstructionErrors(level * number, level * number, level * number, number)
+    expected = (level * number).sum() / number.sum()
+    assert uneven.mean("model", block=3).mean == pytest.approx(expected)
     assert [line.split(":")[0].strip() for line in str(errors).splitlines()] == [
         "masked autoencoder",
         "between visible frames",
         "mean of each voxel",
     ]
+
+
+def test_normalised_patches_are_judged_in_the_units_of_the_clip():
+    mae = small(RandomMask(0.5))
+    mae.loss = MaskedReconstructionLoss((3, 3, 3, 1), normalize_patches=True)
+    image = torch.randn(2, 1, 9, 10, 8, 7) + 5 * torch.randn(2, 1, 1, 1, 1, 7)
+    errors = reconstruction_errors(mae, [{"image": image}], seed=1)
+    mae.eval()
+    with torch.no_grad():
+        made = mae(image, generator=torch.Generator().manual_seed(1))
+    hidden = spread_tokens(made.token_mask[:, None], (3, 3, 3, 1), image.shape[2:])
+    filled = mae.loss.in_target_units(made.prediction, image)
+    np.testing.assert_allclose(errors.model, ((image - filled) * hidden).square().sum((1, 2, 3, 4)), rtol=1e-4)
+
+
+def test_every_module_gets_its_own_mode_back_whatever_happens():
+    mae = small(RandomMask(0.5)).train()
+    mae.encoder.eval()
+    mae.loss = torch.nn.Identity()
+    with pytest.raises(TypeError):
+        reconstruction_errors(mae, [{"image": torch.randn(1, 1, 9, 10, 8, 7)}])
+    assert mae.training
+    assert not mae.encoder.training
+    assert mae.decoder.training
 
 
 def test_nothing_to_reconstruct_is_refused():

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from nstorm.workflows.eval_mode import eval_mode
 from nstorm.workflows.processes import bare, is_first
 from nstorm.workflows.resuming.random_states import random_states_aside
 
@@ -65,10 +66,5 @@ class Pictures:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         net = bare(engine.network)
-        was_training = net.training
-        net.eval()
-        try:
-            with torch.no_grad(), random_states_aside():
-                self.draw(net, engine.state.epoch, self.folder)
-        finally:
-            net.train(was_training)
+        with torch.no_grad(), random_states_aside(), eval_mode(net):
+            self.draw(net, engine.state.epoch, self.folder)

@@ -6,6 +6,7 @@ from functools import wraps
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
+import numpy as np
 from torch import nn
 
 Net = TypeVar("Net", bound=nn.Module)
@@ -16,7 +17,8 @@ def keeps_arguments(cls: type[Net]) -> type[Net]:
 
     A net gets two attributes: `arguments`, those that JSON can hold (tuples as lists), with defaults filled in; and
     `arguments_not_kept`, the names of all others, such as a mixer of one's own. Where one such class builds on
-    another, they are those of the outermost constructor, the one that was called.
+    another, they are those of the outermost constructor, the one that was called. Where that is a constructor without
+    this decorator, its arguments are not known: none are kept, and `arguments_not_kept` names it.
 
     Example:
         >>> from torch import nn
@@ -37,8 +39,13 @@ def keeps_arguments(cls: type[Net]) -> type[Net]:
     @wraps(build)
     def __init__(self: Net, *args: Any, **kwargs: Any) -> None:  # noqa: N807
         build(self, *args, **kwargs)
+        called = type(self).__init__
         # the outermost constructor ends last
-        self.arguments, self.arguments_not_kept = _kept(signature, signature.bind(self, *args, **kwargs))  # type: ignore[assignment]
+        if called is __init__:
+            kept, others = _kept(signature, signature.bind(self, *args, **kwargs))
+        else:
+            kept, others = {}, [f"arguments of {called.__qualname__}"]
+        self.arguments, self.arguments_not_kept = kept, others  # type: ignore[assignment]
 
     cls.__init__ = __init__  # type: ignore[method-assign, assignment]
     return cls
@@ -49,6 +56,10 @@ def _kept(signature: inspect.Signature, call: inspect.BoundArguments) -> tuple[d
     kept: dict[str, Any] = {}
     others: list[str] = []
     for name, parameter in list(signature.parameters.items())[1:]:
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            # they have no name to be given back under
+            others += [name] if call.arguments[name] else []
+            continue
         flattened = parameter.kind is inspect.Parameter.VAR_KEYWORD
         for key, value in (call.arguments[name] if flattened else {name: call.arguments[name]}).items():
             try:
@@ -61,7 +72,7 @@ def _kept(signature: inspect.Signature, call: inspect.BoundArguments) -> tuple[d
 
 
 def as_json(value: Any) -> Any:
-    """Bring a value to what JSON gives back: numbers, text, lists and dicts with text as keys.
+    """Bring a value to what JSON gives back: numbers, text, lists, also of tuples and arrays, dicts with text as keys.
 
     Raises:
         TypeError: if that cannot be done without a loss.
@@ -72,6 +83,8 @@ def as_json(value: Any) -> Any:
         return int(value)
     if isinstance(value, Real):
         return float(value)
+    if isinstance(value, np.ndarray):
+        return as_json(value.tolist())
     if isinstance(value, (list, tuple)):
         return [as_json(item) for item in value]
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):

@@ -2,7 +2,10 @@
 
 import json
 import os
+import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from fnmatch import fnmatchcase
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nstorm.nets.neurostorm_mae import PublishedMaskTokens
 from nstorm.nets.weights.files import METADATA, WeightFile, read_weights
 from nstorm.nets.weights.fit import fit, unwrapped
 from nstorm.nets.weights.hub import locate
-from nstorm.nets.weights.own_arguments import arguments_of, build_part, name_of
-from nstorm.nets.weights.parts import Contents, take_apart
+from nstorm.nets.weights.mask_tokens import names_of_tokens, trained_token, used_token
+from nstorm.nets.weights.own_arguments import build_part, encoder_recipe_of, recipe_of
+from nstorm.nets.weights.parts import Contents, best_part, take_apart
 from nstorm.nets.weights.published_arguments import (
     ARGUMENTS,
     MASK_ARGUMENTS,
@@ -49,11 +52,13 @@ def load_pretrained(
             path has the same name).
         part: `"encoder"`, the backbone without a head; `"classifier"`, with the head of the file, which for a binary
             label has one logit as published; `"autoencoder"`, a `NeuroSTORMMAE`; `"net"`, all of what
-            `save_pretrained` wrote. If None, the encoder, or `"net"` where the file is of a class that is not nstorm's.
+            `save_pretrained` wrote. If None, the encoder, or `"net"` where the file is of a class that is not nstorm's;
+            with `into`, the part that has most of the net's names, and the smallest of several.
         into: the net to load into, in place, instead of one that is built. Its position embeddings may be for another
             grid or longer clips: those of the file are then resized, see `resize_position_embeddings`. Values take
             the net's type and device.
-        new: pattern or patterns, such as `"head.*"`, of what `into` has and the file lacks: it stays as it is.
+        new: pattern or patterns, such as `"head.*"`, of what `into` has and the file or its part lacks: it stays as it
+            is. A mask token that the file holds and did not train counts as lacking.
         config: published arguments that a released file does not give, or gives wrongly, such as
             `{"first_window_size": (4, 4, 4, 4)}`.
         revision: branch, tag or commit on the hub.
@@ -93,11 +98,13 @@ def load_pretrained(
         raise ValueError("config and device are for a net that is built here: with into= leave them out")
     file = read_weights(*locate(source, revision, filename))
     contents = take_apart(file)
-    part = part or contents.default
-    if part not in contents.parts:
+    patterns = (new,) if isinstance(new, str) else tuple(new)
+    if part is None:
+        part = contents.default if into is None else _part_for(unwrapped(into), contents, patterns)
+    elif part not in contents.parts:
         raise ValueError(_no_such_part(file, contents, part))
 
-    chosen = contents.parts[part]
+    chosen, others = contents.parts[part], {name: other for name, other in contents.parts.items() if name != part}
     inferred: Sequence[str] = ()
     if into is None:
         # weights replace what is drawn at random, and the user's random numbers go on as though none had been
@@ -105,14 +112,19 @@ def load_pretrained(
             net, inferred = _build(file, contents, part, config or {})
     else:
         net = unwrapped(into)
+    trained = trained_token(file, contents, config or {})
+    in_use = [name for name in names_of_tokens(net, used=True) if name in chosen.tensors]
+    untrained = in_use if trained not in (None, used_token(net)) else []
     fitted = fit(
         chosen.tensors,
         chosen.keys,
         chosen.unknown,
         net,
         file.source,
-        new=(new,) if isinstance(new, str) else new,
-        may_be_zero=_unused_mask_tokens(net),
+        new=patterns,
+        may_be_zero=names_of_tokens(net, used=False),
+        untrained=untrained,
+        elsewhere={name: other for other in reversed(others) for name in others[other].tensors},
         resize=into is not None,
     )
     if into is None:
@@ -122,6 +134,9 @@ def load_pretrained(
         net.to(device)
     else:
         net.load_state_dict(fitted.state_dict)
+    left_out = {what: tuple(names) for what, names in chosen.left_out.items()}
+    if untrained:
+        left_out["mask token that was not trained"] = tuple(chosen.keys[name] for name in untrained)
     report = LoadingReport(
         source=file.source,
         sha256=file.sha256,
@@ -130,13 +145,19 @@ def load_pretrained(
         loaded=tuple(fitted.loaded),
         num_values=sum(fitted.state_dict[name].numel() for name in fitted.loaded),
         reshaped=fitted.reshaped,
-        left_out={what: tuple(names) for what, names in chosen.left_out.items()},
+        left_out=left_out,
         new=tuple(fitted.new),
         zeroed=tuple(fitted.zeroed),
+        perhaps_untrained=tuple(in_use) if trained is None else (),
         hyper_parameters=file.hyper_parameters or file.arguments or {},
         inferred=tuple(inferred),
     )
     return (net if into is None else into), report
+
+
+def _part_for(net: nn.Module, contents: Contents, new: Sequence[str]) -> str:
+    names = [name for name in net.state_dict() if not any(fnmatchcase(name, pattern) for pattern in new)]
+    return best_part(contents.parts, names)
 
 
 def _no_such_part(file: WeightFile, contents: Contents, part: str) -> str:
@@ -165,19 +186,13 @@ def _build(
     return build_published(kind, arguments, contents.published, num_classes=num_classes), inferred
 
 
-def _unused_mask_tokens(net: nn.Module) -> list[str]:
-    tokens = getattr(net, "mask_token", None)
-    if not isinstance(tokens, PublishedMaskTokens):
-        return []
-    return [f"mask_token.{name}" for name in tokens.state_dict() if not name.startswith(f"{tokens.kind}.")]
-
-
 def save_pretrained(net: nn.Module, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     """Write the weights of a net, and what `load_pretrained` needs to build it again, to a safetensors file.
 
     The file holds numbers and text, nothing that could run. It is whole or not there, and the same net makes the same
-    file. Of nstorm's nets it keeps the arguments they were built with. A net of another class, one with a mixer of
-    one's own, or one that since has weights of other names or shapes, is loaded with `into=`.
+    file. Of nstorm's nets it keeps the arguments they were built with, and of any `MaskedAutoencoder` those of its
+    encoder. A net of another class, one with a mixer, mask, loss or head of one's own, or one that since has weights
+    of other names or shapes, is loaded with `into=`; a warning says so, and whether its encoder can be built alone.
 
     Args:
         net: any module. What torch.compile or parallel training have wrapped around it is left out.
@@ -217,11 +232,23 @@ def save_pretrained(net: nn.Module, path: str | os.PathLike[str], *, overwrite: 
         )
     if without := [name for name, value in state.items() if value.is_meta]:
         raise ValueError(f"{type(net).__name__} has no values to save on the meta device: {listed(without)}")
-    arguments, why_not = arguments_of(net)
-    about = {"version": version("nstorm"), "net": name_of(net), "arguments": arguments, "why_no_arguments": why_not}
+    whole, encoder = recipe_of(net), encoder_recipe_of(net)
+    about = {"version": version("nstorm"), **asdict(whole)}
+    if encoder is not None and encoder != whole:
+        about["encoder"] = asdict(encoder)
+    if (token := used_token(net)) is not None:
+        about["mask_token"] = token
     # copies, because safetensors refuses tensors that share memory
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
     with written_whole(path, overwrite=overwrite) as temporary:
         # one entry, because several come in a random order, and the same net is to make the same file
         save_file(tensors, temporary, {METADATA: json.dumps(about, sort_keys=True)})
+    if whole.arguments is None:
+        can = "builds its encoder by itself" if encoder and encoder.arguments else "builds no part of it by itself"
+        warnings.warn(
+            f"{path} does not say how to build its {type(net).__name__}, because {whole.why_no_arguments}: "
+            f"load_pretrained {can}, and loads all of it with into=",
+            UserWarning,
+            stacklevel=2,
+        )
     return path

@@ -1,22 +1,14 @@
 """Published models under nstorm's names: constructor arguments and state dicts converted, nothing guessed."""
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 from torch import Tensor, nn
 
 from nstorm.nets.weights.fit import differences
+from nstorm.nets.weights.parts import published_parts
 from nstorm.nets.weights.published_arguments import build_published
-from nstorm.nets.weights.published_keys import ENCODER, decoder_name, mask_token_name, renamed
-
-
-def _rename(key: str) -> str | None:
-    return renamed(key, ENCODER)
-
-
-def _rename_autoencoder(key: str, state_dict: Mapping[str, Tensor]) -> str | None:
-    encoder = _rename(key)
-    return f"encoder.{encoder}" if encoder else decoder_name(key) or mask_token_name(key, state_dict)
 
 
 def from_published(config: Mapping[str, Any], state_dict: Mapping[str, Tensor], kind: str) -> nn.Module:
@@ -42,18 +34,17 @@ def from_published(config: Mapping[str, Any], state_dict: Mapping[str, Tensor], 
         ValueError: the state dict does not fit the model: ...
     """
     net = build_published(kind, config, state_dict)
-    whole = kind == "neurostorm_mae"
-    names = {key: _rename_autoencoder(key, state_dict) if whole else _rename(key) for key in state_dict}
-    keys = {name: key for key, name in names.items() if name is not None}
-    loaded = {name: state_dict[key] for name, key in keys.items()}
-    found = differences(loaded, net.state_dict())
-    unexpected = {key for key, name in names.items() if name is None} | {keys[name] for name in found.unexpected}
+    part = published_parts(state_dict, {key: key for key in state_dict})[
+        "autoencoder" if kind == "neurostorm_mae" else "encoder"
+    ]
+    found = differences(part.tensors, net.state_dict())
+    unexpected = {*part.unknown, *chain(*part.left_out.values()), *(part.keys[name] for name in found.unexpected)}
     problems = [
         *(f"missing {name}" for name in found.missing),
         *(f"unexpected {key}" for key in state_dict if key in unexpected),
-        *(f"{keys[name]} has shape {was}, expected {now}" for name, (was, now) in found.shapes.items()),
+        *(f"{part.keys[name]} has shape {was}, expected {now}" for name, (was, now) in found.shapes.items()),
     ]
     if problems:
         raise ValueError("the state dict does not fit the model: " + "; ".join(problems))
-    net.load_state_dict(loaded)
+    net.load_state_dict(part.tensors)
     return net

@@ -4,8 +4,8 @@ from torch import nn
 
 from nstorm.layers import MambaMixer
 from nstorm.nets import NeuroSTORM, create_model, from_published, list_models, register_model
-from nstorm.nets.published import _rename
 from nstorm.nets.shifted_window_net import checked_brain_mask, pool_mask
+from nstorm.nets.weights.published_keys import ENCODER, renamed
 from nstorm.scan import use_backend
 from tests.conftest import load_golden, relative_error
 
@@ -34,7 +34,7 @@ def test_golden_gradients_of_a_short_clip(backend):
     assert relative_error(loss, golden.tensors["loss"]) <= 1e-5
     loss.backward()
     assert relative_error(x.grad[:, :, ::7, ::7, ::7], golden.tensors["grad_x_slice"]) <= 1e-4
-    expected = {_rename(key): value for key, value in golden.with_prefix("grad.").items()}
+    expected = {renamed(key, ENCODER): value for key, value in golden.with_prefix("grad.").items()}
     parameters = dict(net.named_parameters())
     assert parameters.keys() == expected.keys()
     for key, parameter in parameters.items():

@@ -35,6 +35,7 @@ from nstorm.nets import (
     load_pretrained,
     save_pretrained,
 )
+from nstorm.nets.neurostorm_mae import PublishedMaskTokens
 from nstorm.nets.weights.masks_and_losses import built, described
 from tests.conftest import GOLDEN, load_golden, relative_error
 
@@ -65,6 +66,11 @@ def clip(*size, dtype=torch.float32):
 
 def state_of(net):
     return {name: value.clone() for name, value in net.state_dict().items()}
+
+
+def saved_with_warning(net, path, match, **kwargs):
+    with pytest.warns(UserWarning, match=match):
+        return save_pretrained(net, path, **kwargs)
 
 
 def assert_same_state(state, expected):
@@ -398,12 +404,14 @@ def test_a_head_exchanged_after_building(tmp_path):
     save_pretrained(net, tmp_path / "five.safetensors")
     assert_same_state(load_pretrained(tmp_path / "five.safetensors", "classifier")[0].state_dict(), net.state_dict())
     net.head = RegressionHead(24, mean=30.0, std=4.0)
-    save_pretrained(net, tmp_path / "age.safetensors")
+    saved_with_warning(net, tmp_path / "age.safetensors", "its head is not a linear .* builds its encoder by itself")
     encoder, report = load_pretrained(tmp_path / "age.safetensors")
     assert torch.equal(encoder.stages[0].position.spatial, net.stages[0].position.spatial)
     assert len(report.left_out["head"]) == 4
     with pytest.raises(ValueError, match=r"has no part 'classifier'.* \(its head is not a linear layer"):
         load_pretrained(tmp_path / "age.safetensors", "classifier")
+    with pytest.raises(ValueError, match="does not say how to build its net: its head is not a linear layer"):
+        load_pretrained(tmp_path / "age.safetensors", "net")
     again = small()
     again.head = RegressionHead(24)
     load_pretrained(tmp_path / "age.safetensors", "net", into=again)
@@ -427,7 +435,9 @@ class Own(nn.Module):
 
 def test_a_net_of_ones_own(tmp_path):
     net, again = Own(), Own()
-    path = save_pretrained(net, tmp_path / "own.safetensors")
+    path = saved_with_warning(
+        net, tmp_path / "own.safetensors", "build its Own, because its class .* builds no part of it by itself"
+    )
     with pytest.raises(ValueError, match="does not say how to build its net: its class is not one of nstorm's; pass"):
         load_pretrained(path)
     made, report = load_pretrained(path, into=again)
@@ -444,7 +454,7 @@ def test_a_net_of_ones_own(tmp_path):
 
 def test_a_class_that_only_has_the_name_is_not_built(tmp_path):
     impostor = type("NeuroSTORM", (NeuroSTORM,), {})(IMG, **SMALL)
-    path = save_pretrained(impostor, tmp_path / "a.safetensors")
+    path = saved_with_warning(impostor, tmp_path / "a.safetensors", "its class is not one of nstorm's")
     with pytest.raises(ValueError, match="its class is not one of nstorm's"):
         load_pretrained(path)
     assert about(path)["net"] == f"{__name__}.NeuroSTORM"
@@ -464,7 +474,7 @@ def test_a_class_that_only_has_the_name_is_not_built(tmp_path):
     ids=["mixer", "mixers", "mask", "loss"],
 )
 def test_nets_that_a_file_cannot_build(tmp_path, net, why):
-    path = save_pretrained(net, tmp_path / "a.safetensors")
+    path = saved_with_warning(net, tmp_path / "a.safetensors", f"how to build its {type(net).__name__}, because {why}")
     with pytest.raises(
         ValueError, match=f"does not say how to build its net: {why}; pass the net to load into as into="
     ):
@@ -479,8 +489,66 @@ def test_nets_that_a_file_cannot_build(tmp_path, net, why):
 def test_a_net_that_was_changed_after_it_was_built(tmp_path):
     net = small()
     net.stages[0].blocks.append(nn.Linear(12, 12))
+    path = saved_with_warning(net, tmp_path / "a.safetensors", "it was changed after it was built")
     with pytest.raises(ValueError, match="its net: it was changed after it was built; pass"):
-        load_pretrained(save_pretrained(net, tmp_path / "a.safetensors"))
+        load_pretrained(path)
+
+
+class Mine(MaskedAutoencoder):
+    pass
+
+
+def composed(encoder, cls=MaskedAutoencoder):
+    decoder = PatchUnembed4D(24, patch_size=(12, 12, 12, 1))
+    return cls(encoder, decoder, TubeMask(0.6), MaskedReconstructionLoss((6, 6, 6, 1)))
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (lambda: small_autoencoder(mask=AtlasMask(0.5, torch.arange(48).view(4, 3, 4))), "its mask cannot be written"),
+        (lambda: small_autoencoder(loss=nn.MSELoss()), "its loss cannot be written"),
+        (lambda: composed(small(boundary="reset")), "of which a file keeps only the encoder"),
+        (lambda: composed(SwiFT(IMG, num_heads=(2, 3), num_classes=2, **SMALL)), "of which a file keeps only"),
+        (lambda: composed(small(), Mine), "class is not one of nstorm's"),
+    ],
+    ids=["mask", "loss", "composed", "composed swift", "subclass"],
+)
+def test_the_encoder_of_an_autoencoder_that_a_file_cannot_build(tmp_path, make, why):
+    mae = make()
+    path = saved_with_warning(mae, tmp_path / "a.safetensors", f"{why}.*: load_pretrained builds its encoder by itself")
+    for part in (None, "encoder"):
+        encoder, report = load_pretrained(path, part)
+        assert type(encoder) is type(mae.encoder)
+        expected = {name: value for name, value in state_of(mae.encoder).items() if not name.startswith("head.")}
+        assert_same_state(encoder.state_dict(), expected)
+        x = clip()
+        with torch.no_grad():
+            assert torch.equal(encoder.eval().forward_features(x), mae.eval().encode(x))
+        assert report.part == "encoder"
+        assert report.hyper_parameters["feature_size"] == 12
+    for part in ("autoencoder", "net"):
+        with pytest.raises(ValueError, match=f"does not say how to build its net: .*{why}"):
+            load_pretrained(path, part)
+        again = make()
+        load_pretrained(path, part, into=again)
+        assert_same_state(again.state_dict(), state_of(mae))
+
+
+def test_an_encoder_of_ones_own_in_an_autoencoder(tmp_path):
+    mae = composed(small(mixer=BidirectionalMambaMixer))
+    path = saved_with_warning(mae, tmp_path / "a.safetensors", "builds no part of it by itself")
+    with pytest.raises(ValueError, match="does not say how to build its encoder: its mixer cannot be written"):
+        load_pretrained(path)
+    encoder = small(mixer=BidirectionalMambaMixer)
+    load_pretrained(path, into=encoder)
+    assert_same_state(encoder.state_dict(), mae.encoder.state_dict())
+
+
+def test_a_default_given_by_its_name(tmp_path):
+    mae = small_autoencoder(mixer=MambaMixer)
+    made, _ = load_pretrained(save_pretrained(mae, tmp_path / "a.safetensors"), "autoencoder")
+    assert_same_state(made.state_dict(), mae.state_dict())
 
 
 def test_masks_that_take_the_place_of_others(tmp_path):
@@ -490,13 +558,14 @@ def test_masks_that_take_the_place_of_others(tmp_path):
     assert (made.mask.ratio, made.mask.window_size) == (0.8, (2, 2, 2, None))
     # built with this one, it would learn another token
     mae.mask = TubeMask(0.8)
-    save_pretrained(mae, tmp_path / "a.safetensors", overwrite=True)
-    with pytest.raises(ValueError, match="it was changed after it was built"):
-        load_pretrained(tmp_path / "a.safetensors", "autoencoder")
-    again = small_autoencoder()
-    again.mask = TubeMask(0.8)
-    load_pretrained(tmp_path / "a.safetensors", "autoencoder", into=again)
-    assert_same_state(again.state_dict(), state_of(mae))
+    path = save_pretrained(mae, tmp_path / "b.safetensors")
+    made, report = load_pretrained(path, "autoencoder")
+    assert type(made.mask) is TubeMask
+    assert made.mask_token.kind == "window"
+    assert [p.requires_grad for p in made.parameters()] == [p.requires_grad for p in mae.parameters()]
+    assert_same_state(made.state_dict(), state_of(mae))
+    assert report.perhaps_untrained == ()
+    assert save_pretrained(made, tmp_path / "c.safetensors").read_bytes() == path.read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -571,7 +640,7 @@ def test_what_cannot_be_saved(tmp_path, monkeypatch):
         save_pretrained(WithExtraState(2, 2), tmp_path / "a.safetensors")
     with pytest.raises(ValueError, match="Linear has no values to save on the meta device: weight, bias"):
         save_pretrained(nn.Linear(2, 2, device="meta"), tmp_path / "a.safetensors")
-    path = save_pretrained(nn.Linear(2, 2), tmp_path / "a.safetensors")
+    path = saved_with_warning(nn.Linear(2, 2), tmp_path / "a.safetensors", "build its Linear")
     before = path.read_bytes()
     with pytest.raises(FileExistsError, match="is there already"):
         save_pretrained(nn.Linear(2, 2), path)
@@ -645,6 +714,56 @@ def test_a_mask_that_needs_a_token_the_file_lacks():
     assert torch.equal(mae.mask_token.single.value, before["mask_token.single.value"])
 
 
+def untrained_token_is_refused(path, mae, key):
+    before = state_of(mae)
+    with pytest.raises(
+        ValueError, match=r"nothing was loaded: mask_token\.single\.value of the file was never trained \(name in new="
+    ):
+        load_pretrained(path, "autoencoder", into=mae)
+    assert_same_state(mae.state_dict(), before)
+    _, report = load_pretrained(path, "autoencoder", into=mae, new="mask_token.single.value")
+    assert report.new == ("mask_token.single.value",)
+    assert "mask_token.single.value" not in report.loaded
+    assert report.left_out == {"mask token that was not trained": (key,)}
+    assert torch.equal(mae.mask_token.single.value, before["mask_token.single.value"])
+    assert not torch.equal(mae.decoder.norm.weight, before["decoder.norm.weight"])
+
+
+def test_a_mask_token_that_was_not_trained(tmp_path):
+    trained = small_autoencoder()
+    nn.init.normal_(trained.decoder.norm.weight)
+    path = save_pretrained(trained, tmp_path / "a.safetensors")
+    untrained_token_is_refused(path, small_autoencoder(mask=RandomMask(0.5)), "mask_token.single.value")
+    # a mask that a file cannot hold still tells its token
+    trained = small_autoencoder(mask=AtlasMask(0.5, torch.arange(48).view(4, 3, 4)))
+    nn.init.normal_(trained.decoder.norm.weight)
+    path = saved_with_warning(trained, tmp_path / "b.safetensors", "its mask cannot be written")
+    untrained_token_is_refused(path, small_autoencoder(mask=TubeMask(0.5)), "mask_token.single.value")
+
+
+def test_a_published_mask_token_that_was_not_trained(tmp_path):
+    golden = load_golden("mae_window_random")
+    path = lightning(tmp_path / "a.ckpt", golden)
+    net, report = load_pretrained(path, "autoencoder")
+    assert report.perhaps_untrained == ()
+
+    def on(mask):
+        arguments = {key: value for key, value in net.arguments.items() if key not in ("mask", "loss")}
+        return NeuroSTORMMAE(**arguments, mask=mask)
+
+    untrained_token_is_refused(path, on(RandomMask(0.5)), "model.mask_token")
+    _, report = load_pretrained(path, into=on(WindowMask(0.3)))
+    assert report.perhaps_untrained == ()
+    # a file that does not say
+    path = lightning(path, golden, time_mask="absent", spatial_mask="absent", mask_ratio="absent")
+    for mask, name in [(RandomMask(0.5), "mask_token.single.value"), (WindowMask(0.5), "mask_token.window.value")]:
+        _, report = load_pretrained(path, into=on(mask))
+        assert report.perhaps_untrained == (name,)
+    assert "as the file does not say which mask token it trained: mask_token.window.value" in str(report)
+    torch.save(net.state_dict(), tmp_path / "own.pt")
+    assert load_pretrained(tmp_path / "own.pt", into=net)[1].perhaps_untrained == ("mask_token.window.value",)
+
+
 @pytest.mark.parametrize(
     ("net", "message"),
     [
@@ -675,8 +794,35 @@ def test_patterns_of_new_name_only_what_the_file_lacks(tmp_path):
     _, report = load_pretrained(path, "classifier", into=net, new=("*",))
     assert report.new == ()
     assert_same_state(net.state_dict(), state_of(load_pretrained(path, "classifier")[0]))
-    with pytest.raises(ValueError, match=r"the file lacks head\.linear\.bias \(name"):
-        load_pretrained(path, into=net, new="head.linear.weight")
+    with pytest.raises(
+        ValueError, match=r"this part of the file lacks head\.linear\.bias \(pass part='classifier', which has that\)$"
+    ):
+        load_pretrained(path, "encoder", into=net, new="head.linear.weight")
+
+
+def test_the_part_that_fits_the_net(tmp_path):
+    trained, mae = small(num_classes=3), small_autoencoder()
+    classifier = save_pretrained(trained, tmp_path / "classifier.safetensors")
+    autoencoder = save_pretrained(mae, tmp_path / "autoencoder.safetensors")
+    for path, expected, net, part in [
+        (classifier, trained, small(num_classes=3), "classifier"),
+        (classifier, load_pretrained(classifier)[0], small(), "encoder"),
+        (autoencoder, mae, small_autoencoder(), "autoencoder"),
+        (autoencoder, mae.encoder, small(), "encoder"),
+    ]:
+        _, report = load_pretrained(path, into=net)
+        assert (report.part, report.new) == (part, ())
+        assert_same_state(net.state_dict(), state_of(expected))
+    # a new head, though the file has one
+    net = small(num_classes=2)
+    _, report = load_pretrained(classifier, into=net, new="head.*")
+    assert (report.part, report.new) == ("encoder", ("head.linear.weight", "head.linear.bias"))
+    _, report = load_pretrained(CLASSIFIER, into=load_pretrained(CLASSIFIER, "classifier")[0])
+    assert report.part == "classifier"
+    _, report = load_pretrained(OLD_LAYOUT, into=load_pretrained(OLD_LAYOUT, "autoencoder")[0])
+    assert report.part == "autoencoder"
+    with pytest.raises(ValueError, match=r"lacks encoder\..* and \d+ more \(pass part='autoencoder', which has that\)"):
+        load_pretrained(autoencoder, "encoder", into=small_autoencoder())
 
 
 def test_arguments_that_do_not_go_together(tmp_path):
@@ -743,3 +889,17 @@ def test_a_local_file_needs_no_hub(monkeypatch):
     load_pretrained(OLD_LAYOUT)
     with pytest.raises(FileNotFoundError, match=r"there is no file .*gone\.ckpt"):
         load_pretrained("gone.ckpt")
+
+
+def test_one_mixer_for_both_halves_of_an_autoencoder():
+    with pytest.raises(ValueError, match="mixer has 2 entries, but encoder and decoder of an autoencoder share one"):
+        small_autoencoder(mixer=[MambaMixer, MambaMixer])
+
+
+def test_mask_tokens_where_they_are_wanted():
+    tokens = PublishedMaskTokens(6, (2, 2, 2, 2), "atlas", device="meta", dtype=torch.float16)
+    assert {(p.device.type, p.dtype) for p in tokens.parameters()} == {("meta", torch.float16)}
+    assert [name for name, p in tokens.named_parameters() if p.requires_grad] == ["atlas.value"]
+    with pytest.raises(ValueError, match="kind 'tube' is unknown; choose one of"):
+        tokens.use("tube")
+    assert tokens.kind == "atlas"

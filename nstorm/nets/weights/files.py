@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nstorm.nets.weights.recipe import Recipe
 from nstorm.nets.weights.wording import listed
 
 # the entry of a safetensors file's metadata that save_pretrained writes
@@ -40,9 +41,9 @@ class WeightFile:
         tensors: the state dict, under the names of the file.
         others: names of the state dict that hold no tensor.
         hyper_parameters: of a Lightning file.
-        net: class of the net that a file of `save_pretrained` was written from.
-        arguments: of its constructor; None if they could not be kept.
-        why_no_arguments: why not, in words.
+        recipe: how to build the net that a file of `save_pretrained` was written from.
+        encoder: how to build its encoder, where that is something else.
+        mask_token: which of the published mask tokens it learned, if it has them.
     """
 
     source: str
@@ -51,9 +52,20 @@ class WeightFile:
     tensors: dict[str, Tensor]
     others: list[str] = field(default_factory=list)
     hyper_parameters: dict[str, Any] = field(default_factory=dict)
-    net: str | None = None
-    arguments: dict[str, Any] | None = None
-    why_no_arguments: str = ""
+    recipe: Recipe | None = None
+    encoder: Recipe | None = None
+    mask_token: str | None = None
+
+    @property
+    def net(self) -> str | None:
+        """Class of the net that a file of `save_pretrained` was written from."""
+        return self.recipe.net if self.recipe else None
+
+    @property
+    def arguments(self) -> dict[str, Any] | None:
+        """Arguments of that net, or if they could not be kept, of its encoder."""
+        recipes = (recipe for recipe in (self.recipe, self.encoder) if recipe and recipe.arguments is not None)
+        return next((recipe.arguments for recipe in recipes), None)
 
 
 def read_weights(path: Path, source: str) -> WeightFile:
@@ -87,10 +99,16 @@ def _safetensors(path: Path, source: str, sha256: str) -> WeightFile:
         sha256=sha256,
         kind=f"nstorm {about['version']}, {about['net']}" if about else "safetensors",
         tensors=tensors,
-        net=about.get("net"),
-        arguments=about.get("arguments"),
-        why_no_arguments=about.get("why_no_arguments", ""),
+        recipe=_recipe(about),
+        encoder=_recipe(about.get("encoder")),
+        mask_token=about.get("mask_token"),
     )
+
+
+def _recipe(about: Mapping[str, Any] | None) -> Recipe | None:
+    if not about:
+        return None
+    return Recipe(about["net"], about.get("arguments"), about.get("why_no_arguments", ""))
 
 
 def _torch(path: Path, source: str, sha256: str) -> WeightFile:

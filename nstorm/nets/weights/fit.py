@@ -80,6 +80,8 @@ def fit(
     *,
     new: Sequence[str] = (),
     may_be_zero: Collection[str] = (),
+    untrained: Collection[str] = (),
+    elsewhere: Mapping[str, str] | None = None,
     resize: bool = False,
 ) -> Fit:
     """Check that weights are what a net needs; nothing is loaded yet.
@@ -92,6 +94,8 @@ def fit(
         source: the file's name in messages.
         new: patterns of names in the net that the file need not have.
         may_be_zero: names in the net that the file need not have, because they do not matter.
+        untrained: names of what the file has at random values, which count as not there.
+        elsewhere: names of what other parts of the file have, and the part.
         resize: bring position embeddings to the net's grids.
 
     Raises:
@@ -100,6 +104,7 @@ def fit(
     wanted = net.state_dict()
     if any(isinstance(value, Tensor) and value.is_meta for value in wanted.values()):
         raise ValueError(f"{type(net).__name__} is on the meta device and can hold no weights: call to_empty first")
+    tensors = {name: value for name, value in tensors.items() if name not in untrained}
     given, reshaped = _resized(tensors, net, wanted) if resize else (dict(tensors), {})
     found = differences(given, wanted)
     kept = [name for name in found.missing if any(fnmatchcase(name, pattern) for pattern in new)]
@@ -107,9 +112,7 @@ def fit(
     missing = [name for name in found.missing if name not in (*kept, *zeroed)]
     unexpected = [*(keys.get(name, name) for name in found.unexpected), *unknown]
 
-    problems = []
-    if missing:
-        problems.append(f"the file lacks {listed(missing)} (name in new=... what is to stay as the net has it)")
+    problems = _lacking(missing, untrained, elsewhere or {})
     if unexpected:
         problems.append(f"the net has no place for {listed(unexpected)}")
     if found.shapes:
@@ -120,6 +123,21 @@ def fit(
     empty = {name: torch.zeros_like(wanted[name], dtype=_type_of(given, wanted[name])) for name in zeroed}
     rest = {name: wanted[name] for name in kept}
     return Fit(given | rest | empty, list(given), kept, zeroed, reshaped)
+
+
+def _lacking(missing: Sequence[str], untrained: Collection[str], elsewhere: Mapping[str, str]) -> list[str]:
+    """What is missing, by what can be done about it."""
+    stay = "(name in new=... what is to stay as the net has it)"
+    problems = []
+    if random := [name for name in missing if name in untrained]:
+        problems.append(f"{listed(random)} of the file was never trained {stay}")
+    parts = {name: elsewhere[name] for name in missing if name in elsewhere and name not in untrained}
+    for part in dict.fromkeys(parts.values()):
+        names = [name for name, other in parts.items() if other == part]
+        problems.append(f"this part of the file lacks {listed(names)} (pass part={part!r}, which has that)")
+    if rest := [name for name in missing if name not in untrained and name not in parts]:
+        problems.append(f"the file lacks {listed(rest)} {stay}")
+    return problems
 
 
 def _resized(

@@ -1,7 +1,7 @@
 """The parts of a file of weights that a net can be made of, under the names of that net."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -16,7 +16,7 @@ from nstorm.nets.weights.published_keys import (
     renamed,
 )
 
-_HEAD = {"head.linear.weight", "head.linear.bias"}
+LINEAR_HEAD = {"head.linear.weight", "head.linear.bias"}
 
 
 @dataclass
@@ -65,6 +65,11 @@ class Contents:
     published: dict[str, Tensor] | None = None
 
 
+def best_part(parts: Mapping[str, Part], wanted: Collection[str]) -> str:
+    """The part that has most of the names that a net wants; of several, the smallest."""
+    return max(parts, key=lambda name: (len(parts[name].tensors.keys() & wanted), -len(parts[name].tensors)))
+
+
 def take_apart(file: WeightFile) -> Contents:
     """Sort what a file holds into parts."""
     own, keys, others = _unwrapped(file)
@@ -95,7 +100,13 @@ def _unwrapped(file: WeightFile) -> tuple[dict[str, Tensor], dict[str, str], lis
     return {key: file.tensors[own] for key, own in keys.items()}, keys, others
 
 
-def _published(file: WeightFile, own: dict[str, Tensor], keys: dict[str, str]) -> Contents:
+def published_parts(own: Mapping[str, Tensor], keys: Mapping[str, str]) -> dict[str, Part]:
+    """Sort a published state dict into the parts of nets; an autoencoder may be without a decoder, and lacks it then.
+
+    Args:
+        own: the state dict, without a prefix.
+        keys: what its file calls the weights.
+    """
     is_decoder = re.compile(r"(first_patch_expanding|layers_up|norm_up|decoder_pred)\.").match
     encoder, decoder, tokens, head = Part(), Part(), Part(), Part()
     for key, tensor in own.items():
@@ -109,16 +120,21 @@ def _published(file: WeightFile, own: dict[str, Tensor], keys: dict[str, str]) -
             encoder.put(renamed(key, ENCODER), keys[key], tensor)
 
     parts = {"encoder": _joined(encoder, head=head, decoder=decoder, mask_tokens=tokens)}
-    if head.tensors.keys() == _HEAD and not head.unknown:
+    if head.tensors.keys() == LINEAR_HEAD and not head.unknown:
         parts["classifier"] = _joined(encoder, head, decoder=decoder, mask_tokens=tokens)
-    if decoder.tensors:
-        whole = Part(
-            {f"encoder.{name}": tensor for name, tensor in encoder.tensors.items()},
-            {f"encoder.{name}": key for name, key in encoder.keys.items()},
-            encoder.unknown,
-        )
-        parts["autoencoder"] = _joined(whole, decoder, tokens, head=head)
+    whole = Part(
+        {f"encoder.{name}": tensor for name, tensor in encoder.tensors.items()},
+        {f"encoder.{name}": key for name, key in encoder.keys.items()},
+        encoder.unknown,
+    )
+    parts["autoencoder"] = _joined(whole, decoder, tokens, head=head)
+    return parts
 
+
+def _published(file: WeightFile, own: dict[str, Tensor], keys: dict[str, str]) -> Contents:
+    parts = published_parts(own, keys)
+    if not any(name.startswith("decoder.") for name in parts["autoencoder"].tensors):
+        del parts["autoencoder"]
     layout = f"{file.kind} under published names"
     if has_old_mask_token(own):
         layout += ", old layout: one mask_token per window position"
@@ -141,7 +157,7 @@ def _own(file: WeightFile, own: dict[str, Tensor], keys: dict[str, str]) -> Cont
     parts = {}
     if "patch_embed.proj.weight" in own:
         parts["encoder"] = _under(own, keys, "")
-        if {key for key in own if key.startswith("head.")} == _HEAD:
+        if {key for key in own if key.startswith("head.")} == LINEAR_HEAD:
             parts["classifier"] = _whole(own, keys)
     elif "encoder.patch_embed.proj.weight" in own:
         parts["encoder"] = _under(own, keys, "encoder.")
@@ -149,7 +165,7 @@ def _own(file: WeightFile, own: dict[str, Tensor], keys: dict[str, str]) -> Cont
             parts["autoencoder"] = _whole(own, keys)
     parts["net"] = _whole(own, keys)
     # the net of a class that is not nstorm's is not looked into, unless that is asked for
-    known = file.net is None or "." not in file.net
+    known = file.net is None or file.encoder is not None or "." not in file.net
     return Contents(file.kind, parts, "encoder" if known and "encoder" in parts else "net")
 
 

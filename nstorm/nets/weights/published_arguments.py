@@ -43,14 +43,14 @@ def build_published(kind: str, config: Mapping[str, Any], state_dict: Mapping[st
     Raises:
         ValueError: if the kind or an argument is unknown.
     """
-    if kind not in KINDS:
-        raise ValueError(f"kind {kind!r} is unknown; choose one of {sorted(KINDS)}")
+    if kind not in _NETS:
+        raise ValueError(f"kind {kind!r} is unknown; choose one of {sorted(_NETS)}")
     known = (*ARGUMENTS, *MASK_ARGUMENTS) if kind == "neurostorm_mae" else tuple(ARGUMENTS)
     unknown = sorted(set(config) - set(known))
     if unknown:
         raise ValueError(f"config has arguments that {kind!r} does not know: {unknown}")
     arguments = {ARGUMENTS[name]: value for name, value in config.items() if name in ARGUMENTS}
-    return KINDS[kind](arguments | more, config, state_dict)
+    return _NETS[kind](arguments | more, config, state_dict)
 
 
 def _neurostorm(arguments: dict[str, Any], config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
@@ -68,7 +68,7 @@ def _autoencoder(arguments: dict[str, Any], config: Mapping[str, Any], state_dic
     return NeuroSTORMMAE(**arguments, mask=_mask(config))
 
 
-KINDS: dict[str, Callable[[dict[str, Any], Mapping[str, Any], Mapping[str, Tensor]], nn.Module]] = {
+_NETS: dict[str, Callable[[dict[str, Any], Mapping[str, Any], Mapping[str, Tensor]], nn.Module]] = {
     "neurostorm": _neurostorm,
     "neurostorm_mae": _autoencoder,
     "swift": _swift,

@@ -22,6 +22,7 @@ class LoadingReport:
         new: names in the net of tensors that keep the values they had.
         zeroed: names in the net of tensors that are not in the file, and 0 because the net's mask does not use them.
         hyper_parameters: as the file gives them: of the training of a Lightning file, else arguments of the net.
+        perhaps_untrained: name in the net of a mask token it uses, where the file does not say which one it trained.
         inferred: published arguments that the file does not give and its weights tell.
     """
 
@@ -35,6 +36,7 @@ class LoadingReport:
     left_out: dict[str, tuple[str, ...]] = field(default_factory=dict)
     new: tuple[str, ...] = ()
     zeroed: tuple[str, ...] = ()
+    perhaps_untrained: tuple[str, ...] = ()
     hyper_parameters: dict[str, Any] = field(default_factory=dict)
     inferred: tuple[str, ...] = ()
 
@@ -55,6 +57,9 @@ class LoadingReport:
             lines.append(f"new, as the net had it: {listed(self.new)}")
         if self.zeroed:
             lines.append(f"not in the file, not used by this mask, set to 0: {listed(self.zeroed)}")
+        if self.perhaps_untrained:
+            names = listed(self.perhaps_untrained)
+            lines.append(f"perhaps at random values, as the file does not say which mask token it trained: {names}")
         if self.inferred:
             lines.append(f"arguments that the weights tell: {listed(self.inferred)}")
         return "\n".join(lines)

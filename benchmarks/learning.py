@@ -124,10 +124,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/figures"))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=PretrainingRecipe().max_epochs)
+    parser.add_argument("--patch", type=int, default=PretrainingRecipe().patch_size[0], help="voxels along an edge")
     args = parser.parse_args()
     # a folder that cannot be made should fail now, not after the training
     args.out.mkdir(parents=True, exist_ok=True)
-    recipe = PretrainingRecipe(max_epochs=args.epochs)
+    recipe = PretrainingRecipe(max_epochs=args.epochs, patch_size=(args.patch,) * 3 + (1,))
     print(f"{machine()}\n{recipe}\n")
 
     results: dict[str, Any] = {"reconstruction": {}, "probe": {}, "baselines": {}}

@@ -238,7 +238,7 @@ mae.mask = masks["random tokens"]
 # %%
 path = save_pretrained(mae.encoder, folder / "encoder.safetensors")
 again, report = load_pretrained(path)
-print(report)
+print(*str(report).splitlines()[1:], sep="\n")
 
 # %% [markdown]
 # ## What to change for your data

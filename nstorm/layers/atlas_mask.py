@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Int64
 from torch import Tensor, nn
 
 from nstorm.layers.mask_drawing import MaskDrawing, check_some, checked_ratio
@@ -17,7 +17,10 @@ class AtlasMask(nn.Module):
     A region's tokens correlate, so that hiding some of them leaves a copy of the rest in view; hiding the region asks
     what the others tell of it. Regions are hidden in a random order, as many as bring the share of hidden tokens
     closest to the ratio: it is off by at most half the size of a region. (The published atlas masks hid 39 % where
-    50 % were asked for.) With few large regions and a small ratio that can be none.
+    50 % were asked for.) But at least one region is hidden (unless the ratio is 0), and never all of several.
+
+    The atlas is an argument and no weight: it is in no state dict, stays on the CPU wherever the module goes, and is
+    brought to the masks when these are drawn.
 
     Args:
         ratio: share of the tokens with a region to hide, 0 or more and below 1.
@@ -25,7 +28,7 @@ class AtlasMask(nn.Module):
             `from_volume` for an atlas of voxels.
 
     Raises:
-        ValueError: if the ratio is out of range, or `labels` is not 3D or without any region.
+        ValueError: if the ratio is out of range, or `labels` is not 3D, without any region, or of no whole numbers.
 
     References:
         "NeuroSTORM", arXiv:2506.11167.
@@ -39,18 +42,16 @@ class AtlasMask(nn.Module):
         (torch.Size([2, 10, 4, 4, 20]), tensor([5, 5]))
     """
 
-    regions: Tensor
-
     def __init__(self, ratio: float, labels: Int[Tensor, "h w d"]) -> None:
         super().__init__()
         self.ratio = checked_ratio(ratio)
         if labels.ndim != 3:
             raise ValueError(f"labels has shape {tuple(labels.shape)}, but it must be one for each token (h, w, d)")
-        regions, self.num_regions = _numbered(labels.as_subclass(Tensor))
+        # No buffer: `to_empty` would leave anything in it, and parallel training send it around. On the CPU whatever
+        # the default device is.
+        self.regions, self.num_regions = _numbered(_whole(labels).cpu())
         if self.num_regions == 0:
             raise ValueError("labels is 0 everywhere: it must give some tokens a region")
-        # the atlas is an argument and no weight: checkpoints go without it
-        self.register_buffer("regions", regions, persistent=False)
 
     @classmethod
     def from_volume(cls, ratio: float, labels: Int[Tensor, "H W D"], patch_size: Sequence[int]) -> "AtlasMask":
@@ -71,7 +72,7 @@ class AtlasMask(nn.Module):
         """
         if labels.ndim != 3:
             raise ValueError(f"labels has shape {tuple(labels.shape)}, but it must be a volume (H, W, D)")
-        return cls(ratio, _commonest(labels.as_subclass(Tensor), patch_size))
+        return cls(ratio, _commonest(_whole(labels), patch_size))
 
     def forward(
         self,
@@ -103,24 +104,31 @@ class AtlasMask(nn.Module):
     def _hidden_regions(
         self, draw: MaskDrawing, tokens: Bool[Tensor, "b h w d"], regions: Int[Tensor, "h w d"]
     ) -> Bool[Tensor, "samples regions"]:
-        """Which of the regions, and of 0, each sample hides."""
+        """Which of the regions each sample hides; for 0, and regions that it has nothing of, that means nothing."""
         places, size = tokens.flatten(1).long(), self.num_regions + 1
         sizes = places.new_zeros(len(places), size).scatter_add_(1, regions.view(1, -1).expand_as(places), places)
-        keys = draw.keys(size)
-        # no region stays the first, and has size 0
-        keys[:, 0] = -1
-        order = keys.argsort(1)
-        # totals[:, k] is the size of the first k regions
+        # regions without a token in the brain come first, and with them 0, which is none
+        order = torch.where(sizes > 0, draw.keys(size), -1).argsort(1)
+        # totals[:, k] is the size of all regions up to the k-th, which is the last that is hidden
         totals = sizes.expand_as(order).gather(1, order).cumsum(1)
-        number = (totals - self.ratio * totals[:, -1:].double()).abs().argmin(1, keepdim=True)
-        chosen = torch.arange(size, device=keys.device) <= number
-        hidden = torch.zeros_like(chosen).scatter_(1, order, chosen)
-        hidden[:, 0] = False
-        return hidden
+        last = (totals - self.ratio * totals[:, -1:].double()).abs().argmin(1, keepdim=True)
+        if self.ratio > 0:
+            first = (sizes == 0).sum(1, keepdim=True)
+            last = last.clamp(min=first, max=first.clamp(min=size - 2))
+        chosen = torch.arange(size, device=last.device) <= last
+        return torch.zeros_like(chosen).scatter_(1, order, chosen)
 
     def extra_repr(self) -> str:
         """Ratio, number of regions and grid."""
         return f"ratio={self.ratio}, regions={self.num_regions}, grid={tuple(self.regions.shape)}"
+
+
+def _whole(labels: Tensor) -> Int64[Tensor, "..."]:
+    """Labels in the one type that PyTorch can do everything with: not so the unsigned ones of many atlases."""
+    labels = labels.as_subclass(Tensor)
+    if labels.is_floating_point() and not torch.equal(labels, labels.round()):
+        raise ValueError(f"labels of type {labels.dtype} must be whole numbers: each names a region")
+    return labels.to(torch.int64)
 
 
 def _numbered(labels: Int[Tensor, "h w d"]) -> tuple[Int[Tensor, "h w d"], int]:

@@ -18,7 +18,8 @@ class BlockMask(nn.Module):
 
     Unlike windows, boxes begin anywhere and may overlap, so that what is hidden has no fixed borders for a net with
     windows to learn. Boxes are hidden in a random order until `round(ratio * n)` of the sample's n tokens are: of the
-    last box only as many tokens as are missing, at random.
+    last box only as many tokens as are missing, at random. At least one token is hidden (unless the ratio is 0), and
+    never all of several.
 
     There is one box around every token, or every token of the brain if one is given, and all come equally likely
     first. One that would stick out of the grid is moved inside. So tokens are not hidden equally often: those at the

@@ -13,7 +13,8 @@ class FrameMask(nn.Module):
     """Hide whole volumes, in runs of consecutive frames.
 
     The frames of a clip are cut into spans, the last of which may be shorter. Of the n spans exactly `round(ratio * n)`
-    are hidden, which is none where the clip is short and the ratio small. What is hidden must be told from other
+    are hidden, but at least one (unless the ratio is 0), and never all of several: a clip that is no longer than one
+    span is hidden as a whole. What is hidden must be told from other
     times: a long span asks for the course of the signal, a short one for a blend of the frames around it.
 
     Args:

@@ -7,6 +7,7 @@ rank is below the sample's number are hidden.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int64
@@ -79,8 +80,9 @@ class MaskDrawing:
         """Random keys (B, *size)."""
         # a generator of the CPU draws the same masks for every device
         device = self.device if self.generator is None else self.generator.device
-        keys = torch.randint(2**bits, (self.shape[0], *size), generator=self.generator, device=device)
-        return keys.to(self.device)
+        # torch.compile cannot draw sizes that it leaves open where a generator is given, not even with None
+        given: dict[str, Any] = {} if self.generator is None else {"generator": self.generator}
+        return torch.randint(2**bits, (self.shape[0], *size), device=device, **given).to(self.device)
 
     def hide_in_order(self, units: Int64[Tensor, "b h w d t"], ratio: float) -> Bool[Tensor, "b h w d t"]:
         """Hide tokens unit by unit, those with the smallest keys first; the last one in part, to be exact."""
@@ -89,10 +91,17 @@ class MaskDrawing:
 
 
 def hide_smallest(keys: Int64[Tensor, "b n"], among: Bool[Tensor, "b2 n"], ratio: float) -> Bool[Tensor, "b n"]:
-    """Of the n things of each sample choose `round(ratio * m)` of the m that stand to choice, by the smallest keys."""
+    """Of the n things of each sample choose `round(ratio * m)` of the m that stand to choice, by the smallest keys.
+
+    At a ratio above 0, at least one is chosen, and at least one is left where there are two or more: a mask that hides
+    nothing has no loss, and one that hides everything leaves nothing to tell it from.
+    """
     order = torch.where(among, keys, _LAST).argsort(1)
     # float64: in float32 the product with some 100,000 tokens can be rounded to the other side
-    number = (among.sum(1, keepdim=True, dtype=torch.float64) * ratio).round()
+    total = among.sum(1, keepdim=True, dtype=torch.float64)
+    number = (total * ratio).round()
+    if ratio > 0:
+        number = number.clamp(min=total.clamp(max=1), max=(total - 1).clamp(min=1))
     first = torch.arange(keys.shape[1], device=keys.device) < number
     return torch.zeros_like(keys, dtype=torch.bool).scatter_(1, order, first.expand_as(order))
 
@@ -123,11 +132,11 @@ def checked_sizes(name: str, sizes: Sequence[int | None]) -> tuple[int | None, .
     Raises:
         ValueError: if they are not four, or one is below 1.
     """
-    if len(sizes) != 4 or any(size is not None and size < 1 for size in sizes):
-        raise ValueError(
-            f"{name} {tuple(sizes)} must have four entries along h, w, d, t, positive or None for the whole axis"
-        )
-    return tuple(sizes)
+    given = (sizes,) if isinstance(sizes, int) else tuple(sizes)
+    if len(given) != 4 or any(size is not None and size < 1 for size in given):
+        shown = sizes if isinstance(sizes, int) else given
+        raise ValueError(f"{name} {shown} must have four entries along h, w, d, t, positive or None for the whole axis")
+    return given
 
 
 def sizes_on_grid(sizes: Sequence[int | None], grid: Sequence[int]) -> tuple[int, ...]:

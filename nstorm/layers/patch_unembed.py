@@ -74,6 +74,8 @@ class PatchUnembed4D(nn.Module):
         grid = x.shape[2:]
         full = [cells * patch for cells, patch in zip(grid, self.patch_size, strict=True)]
         size = full if size is None else size
+        if len(size) != 4:
+            raise ValueError(f"size {tuple(size)} must have four entries: h, w, d, t")
         if any(not 0 <= big - small < patch for big, small, patch in zip(full, size, self.patch_size, strict=True)):
             raise ValueError(f"size {tuple(size)} does not become {tuple(grid)} patches of {self.patch_size}")
         x = self.proj(rearrange(x, "b c gh gw gd gt -> b gh gw gd gt c"))

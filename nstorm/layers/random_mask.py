@@ -12,7 +12,8 @@ from nstorm.layers.mask_drawing import MaskDrawing, checked_ratio, hide_smallest
 class RandomMask(nn.Module):
     """Hide tokens of a 4D grid one by one, each as likely as the other.
 
-    Of the n tokens of a sample exactly `round(ratio * n)` are hidden. The neighbours of a hidden token in space and
+    Of the n tokens of a sample exactly `round(ratio * n)` are hidden, but at least one, and never all of several (as
+    with every mask, unless its ratio is 0). The neighbours of a hidden token in space and
     time mostly stay visible, and since BOLD is smooth in both, it can be filled in from them: `WindowMask`, `TubeMask`
     and `BlockMask` ask for more.
 

@@ -40,12 +40,15 @@ class WindowGroups:
     members: Float[Tensor, "samples n"]
 
     @classmethod
+    @torch.compiler.disable
     def of(cls, windows_per_sample: Sequence[int] | None, x: Tensor) -> "WindowGroups":
         """Of windows x (n, ...) that stand sample by sample; of one sample where the numbers are None."""
         counts = [len(x)] if windows_per_sample is None else list(windows_per_sample)
         if min(counts, default=0) < 0 or sum(counts) != len(x):
             raise ValueError(f"windows_per_sample {counts} must be 0 or more each, and {len(x)} (the windows) in all")
-        owner = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts, dtype=torch.int64))
+        # on the CPU whatever the default device is: the numbers are wanted here
+        numbers = torch.tensor(counts, dtype=torch.int64, device="cpu")
+        owner = torch.arange(len(counts), device="cpu").repeat_interleave(numbers)
         return cls(owner.to(x.device), F.one_hot(owner, len(counts)).T.to(x))
 
     def sum(self, windows: Float[Tensor, "n ..."]) -> Float[Tensor, "samples ..."]:

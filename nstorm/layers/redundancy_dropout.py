@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -105,7 +106,9 @@ class RedundancyDropout(nn.Module):
     ) -> Float[Tensor, "n h w d t"]:
         """Draw what each token is multiplied by: 0, or 1/(1-p) (published: 1); see `forward`."""
         probability = self.drop_probability(x, token_mask, windows_per_sample)
-        drawn = torch.rand(probability.shape, generator=generator, dtype=probability.dtype, device=probability.device)
+        # torch.compile cannot draw sizes that it leaves open where a generator is given, not even with None
+        given: dict[str, Any] = {} if generator is None else {"generator": generator}
+        drawn = torch.rand(probability.shape, dtype=probability.dtype, device=probability.device, **given)
         kept = torch.ones_like(probability) if self.variant == "published" else 1 / (1 - probability)
         return torch.where(drawn < probability, 0.0, kept).to(x.dtype)
 

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -135,9 +134,7 @@ class ShiftedWindowBlock(nn.Module):
         if mask is None or mask.shape[0] == 1 or not self.training:
             return self.drop_path(x)
         # one list holds the tokens of all samples, and each of these is dropped or not
-        factors = self.drop_path(x.new_ones((mask.shape[0], 1)))
-        counts = torch.from_numpy(mask.cells.reshape(mask.shape[0], -1).sum(1)).to(x.device)
-        return x * factors.repeat_interleave(counts, 0)
+        return x * _to_tokens(self.drop_path(x.new_ones((mask.shape[0], 1))), mask)
 
     def _transform(self, x: Tensor) -> Tensor:
         first, second = self.mlp.fc1, self.mlp.fc2
@@ -177,7 +174,7 @@ class ShiftedWindowBlock(nn.Module):
         with torch.no_grad():
             present, per_sample = _occupied(windows, mask, len(x))
             tokens = windows.cut(x).unflatten(1, windows.window)
-            token_mask = None if present is None else torch.from_numpy(present).to(x.device).reshape(tokens.shape[:-1])
+            token_mask = None if present is None else present.to(x.device).reshape(tokens.shape[:-1])
             factors = dropout.factors(tokens, token_mask, per_sample)
             factors = windows.join(factors.flatten(1)[..., None])
         return x * factors
@@ -198,17 +195,26 @@ def _windows(
 
 
 @torch.compiler.disable
-def _occupied(windows: Windows, mask: GridMask | None, batch: int) -> tuple[NDArray[np.bool_] | None, list[int]]:
+def _to_tokens(x: Float[Tensor, "b c"], mask: GridMask) -> Float[Tensor, "tokens c"]:
+    """Repeat what each sample has for each of its tokens."""
+    counts = mask.tokens_per_grid
+    return x.repeat_interleave(torch.tensor(counts, device=x.device), 0, output_size=sum(counts))
+
+
+@torch.compiler.disable
+def _occupied(
+    windows: Windows, mask: GridMask | None, batch: int
+) -> tuple[Bool[Tensor, "windows places"] | None, list[int]]:
     """Which places (windows, places) of a batch hold a token, None if all do; and the number of windows per sample.
 
     Padding holds none, also where the mixer scans it: what came out for it is gone.
     """
     index = windows.places.index.reshape(-1, windows.num_tokens)
-    present = None if (index >= 0).all() else np.tile(index >= 0, (batch, 1))
+    present = None if (index >= 0).all() else torch.from_numpy(np.tile(index >= 0, (batch, 1)))
     if mask is None or mask.shape[0] == 1:
         return present, [len(index)] * batch
     # one list holds the tokens of all samples: the last token of a window tells whose it is
-    ends = mask.cells.reshape(mask.shape[0], -1).sum(1).cumsum()
+    ends = np.cumsum(mask.tokens_per_grid)
     owners = np.searchsorted(ends, index.max(axis=1), side="right")
     return present, np.bincount(owners, minlength=len(ends)).tolist()
 
@@ -239,8 +245,17 @@ def on_tokens(
     if mask.shape[0] > 1:
         # the samples' tokens follow each other in one list
         tokens = tokens.reshape(1, -1, x.shape[-1])
-    held = _held(mask)
-    return held.put(function(held.take(tokens), grid, mask)).reshape(x.shape)
+    return _put(function(_take(tokens, mask), grid, mask), mask).reshape(x.shape)
+
+
+@torch.compiler.disable
+def _take(tokens: Float[Tensor, "b cells c"], mask: GridMask) -> Float[Tensor, "b tokens c"]:
+    return _held(mask).take(tokens)
+
+
+@torch.compiler.disable
+def _put(tokens: Float[Tensor, "b tokens c"], mask: GridMask) -> Float[Tensor, "b cells c"]:
+    return _held(mask).put(tokens)
 
 
 @lru_cache(maxsize=32)

@@ -12,7 +12,8 @@ from nstorm.layers.mask_drawing import MaskDrawing, checked_ratio, hide_smallest
 class TubeMask(nn.Module):
     """Hide columns of tokens: places in space, over the whole clip.
 
-    Of the n places of a sample exactly `round(ratio * n)` are hidden. A hidden token cannot be read off the frame
+    Of the n places of a sample exactly `round(ratio * n)` are hidden, but at least one (unless the ratio is 0),
+    and never all of several. A hidden token cannot be read off the frame
     before or after it; it must be told from other places. (The published code's tube masks crash, and its tubes were
     to be 4 frames long; `WindowMask(ratio, (1, 1, 1, 4))` hides such pieces.)
 

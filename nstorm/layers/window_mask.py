@@ -13,9 +13,10 @@ class WindowMask(nn.Module):
     """Hide whole windows of the grid that unshifted windows cut it into, as NeuroSTORM was pre-trained.
 
     Windows are hidden in a random order until `round(ratio * n)` of the sample's n tokens are: of the last window only
-    as many tokens as are missing, at random. Where all windows hold equally many and the ratio fits, every window is
-    hidden or visible as a whole. At the end of an axis that is no multiple of the window, windows are cut off; so are
-    those at the border of the brain, if one is given.
+    as many tokens as are missing, at random. At least one token is hidden (unless the ratio is 0), and never all of
+    several. Where all windows hold equally many and the ratio fits, every window is hidden or visible as a whole. At
+    the end of an axis that is no multiple of the window, windows are cut off; so are those at the border of the brain,
+    if one is given.
 
     An unshifted block of `ShiftedWindowBlock` with the same window size sees nothing but hidden tokens in a hidden
     window: only shifted blocks and later stages bring something in.

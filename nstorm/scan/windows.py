@@ -39,16 +39,26 @@ class GridMask:
         """Of an array (grids, *grid)."""
         return cls(cells.shape, np.packbits(cells).tobytes())
 
+    # what is made of masks in numpy stays out of the graphs of torch.compile, which cannot read bytes
     @property
+    @torch.compiler.disable
     def cells(self) -> NDArray[np.bool_]:
         """The array (grids, *grid)."""
         bits = np.unpackbits(np.frombuffer(self.bits, np.uint8), count=prod(self.shape))
         return bits.reshape(self.shape).astype(bool)
 
     @property
+    @torch.compiler.disable
     def num_tokens(self) -> int:
         """Cells with a token, of all grids."""
         return int(self.cells.sum())
+
+    @property
+    @torch.compiler.disable
+    def tokens_per_grid(self) -> list[int]:
+        """Cells with a token, of each grid."""
+        counts: list[int] = self.cells.reshape(self.shape[0], -1).sum(1).tolist()
+        return counts
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,6 +269,7 @@ def _regions(layout: WindowLayout) -> NDArray[np.int64]:
     return regions
 
 
+@torch.compiler.disable
 def grid_mask(mask: Bool[Tensor, "*b h w d"], num_frames: int) -> GridMask:
     """A `GridMask` of tokens (h, w, d, t) from a mask in space, (h, w, d) or one for each sample (b, h, w, d)."""
     cells = mask.cpu().numpy()

@@ -32,5 +32,7 @@ def test_sizes_that_do_not_fit_are_named():
         ValueError, match=r"size \(4, 4, 6, 7\) does not become \(3, 2, 3, 7\) patches of \(2, 2, 2, 1\)"
     ):
         layer(torch.randn(1, 4, 3, 2, 3, 7), (4, 4, 6, 7))
+    with pytest.raises(ValueError, match=r"size \(5, 4, 6\) must have four entries: h, w, d, t"):
+        layer(torch.randn(1, 4, 3, 2, 3, 7), (5, 4, 6))
     with pytest.raises(ValueError, match=r"patch_size \(6, 6, 6\) must have four positive entries"):
         PatchUnembed4D(4, 1, (6, 6, 6))

@@ -386,3 +386,14 @@ def test_what_cannot_be_is_refused():
     for sizes in ((0, 5), (5, -1)):
         with pytest.raises(ValueError, match="must be 1 or more"):
             RedundancyDropout(0.1, "similarity", *sizes)
+
+
+@pytest.mark.parametrize("per_sample", [None, [1, 2]])
+def test_the_default_device_does_not_matter(per_sample):
+    x, dropout = torch.randn(3, *WINDOW, 4), RedundancyDropout(0.3)
+    expected = dropout.drop_probability(x, windows_per_sample=per_sample)
+    with torch.device("meta"):
+        made = dropout.drop_probability(x, windows_per_sample=per_sample)
+        dropped = dropout(x, windows_per_sample=per_sample)
+    assert torch.equal(made, expected)
+    assert dropped.device.type == "cpu"

@@ -418,8 +418,13 @@ def test_atlas_stays_what_it_is_wherever_the_module_is_made_or_moved():
     with torch.device("meta"):
         made = AtlasMask(0.5, LABELS)
         of_voxels = AtlasMask.from_volume(0.5, LABELS, (1, 1, 1))
-    made = made.to("meta").to_empty(device="cpu")
+    # so that empty memory is not, by chance, that of the regions
+    held, other = made.regions, torch.full_like(made.regions, -9)
+    made = made.to("meta")
+    del other
+    made = made.to_empty(device="cpu")
     made.load_state_dict(expected.state_dict())
+    assert torch.equal(held, expected.regions)
     for mask in (made, of_voxels, copy.deepcopy(made), pickle.loads(pickle.dumps(made))):
         masks = [each(SHAPE, generator=torch.Generator().manual_seed(2)) for each in (mask, expected)]
         assert torch.equal(*masks)

@@ -125,7 +125,8 @@ def test_a_perfect_reconstruction_is_the_clip_in_its_own_units(in_brain):
 
 
 def test_gradcheck():
-    x, y, hidden, brain = problem(torch.float64)
+    x, y = (torch.randn(2, 1, 4, 3, 5, 3, dtype=torch.float64) for _ in range(2))
+    hidden, brain = torch.rand(2, 2, 2, 2, 2) < 0.5, torch.rand(2, 4, 3, 5) < 0.6
     for error in ERRORS:
         loss = MaskedReconstructionLoss(PATCH, error, normalize_patches=True)
         assert torch.autograd.gradcheck(lambda a, loss=loss: loss(a, y, hidden, brain), x.requires_grad_())

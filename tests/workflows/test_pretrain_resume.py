@@ -209,7 +209,7 @@ def test_nothing_but_damaged_checkpoints_is_no_beginning(tmp_path):
         ({"lr": 2e-2}, r"initial_lr of the optimizer is 0\.01 there and 0\.02 here"),
         ({"max_epochs": 3}, r"max_epochs is 2 there and 3 here"),
         ({"accumulation_steps": 1}, r"accumulation_steps is 2 there and 1 here"),
-        ({"weight_decay": 0.5}, r"weight_decay of the optimizer is \[0\.05, 0\.0\] there and \[0\.5, 0\.0\] here"),
+        ({"weight_decay": 0.5}, r"weight_decay of the optimizer is \[0\.01, 0\.0\] there and \[0\.5, 0\.0\] here"),
         ({"clip": None}, r"clip is 1\.0 there and None here"),
         ({"precision": "bfloat16"}, r"precision is float32 there and bfloat16 here"),
         ({"warmup_steps": 3}, r"warmup_steps of the scheduler is 1 there and 3 here"),

@@ -81,7 +81,7 @@ run = rest_run()
 store = prepare(Study([run_item(run.bold, mask=run.mask)]), folder / "store", recipe=Recipe(detrend=2), progress=False)
 (rest,) = store.run_items()
 NUM_FRAMES, PATCH = 12, (6, 6, 6, 1)
-training = ClipDataset(store, NUM_FRAMES, runs=[{**rest, "frames": (0, 135)}], clips_per_run=48, seed=0)
+training = ClipDataset(store, NUM_FRAMES, runs=[{**rest, "frames": (0, 135)}], clips_per_run=36, seed=0)
 unseen = ClipDataset(store, NUM_FRAMES, runs=[{**rest, "frames": (140, 200)}], stride=NUM_FRAMES)
 clip, brain = unseen[0]["image"].as_tensor(), unseen[0]["mask"].as_tensor()[0]
 brain_tokens = pool_mask(brain, PATCH[:3])

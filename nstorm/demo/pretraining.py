@@ -105,10 +105,8 @@ def pretrain_on(
     unseen = ClipDataset(store, recipe.num_frames, runs=[{**run, "frames": judge_on}], stride=recipe.num_frames)
     loader = DataLoader(clips, recipe.batch_size, sampler=ClipSampler(clips, seed=seed))
     held_out = DataLoader(unseen, 1)
-    mae = make_autoencoder(unseen[0]["mask"].shape[1:], recipe)
-    draw = ReconstructionPictures(unseen[0])
-    folder.mkdir(parents=True, exist_ok=True)
-    draw(mae.eval(), 0, folder)
+    clip = unseen[0]
+    mae = make_autoencoder(clip["mask"].shape[1:], recipe)
     pretrainer(
         mae,
         loader,
@@ -119,7 +117,8 @@ def pretrain_on(
     ).run()
     mae.eval()
     errors = reconstruction_errors(mae, held_out, seed=seed, num_masks=4)
-    return Pretraining(mae, errors, learn_from, judge_on, draw(mae, recipe.max_epochs, folder))
+    picture = ReconstructionPictures(clip)(mae, recipe.max_epochs, folder)
+    return Pretraining(mae, errors, learn_from, judge_on, picture)
 
 
 def pretrain_on_rest(folder: Path, recipe: PretrainingRecipe, *, seed: int = 0) -> Pretraining:

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.modules.loss import _Loss
 
-from nstorm.losses.patches import patch_sums, spread_tokens
+from nstorm.losses.patches import over_volumes, patch_grid, patch_sums, spread_tokens
 
 _ERRORS = ("mse", "l1", "huber")
 _REDUCTIONS = ("mean", "sum", "none")
@@ -132,7 +132,7 @@ class MaskedReconstructionLoss(_Loss):
 
     def _counts(self, target: Tensor, token_mask: Tensor, brain_mask: Tensor | None) -> Bool[Tensor, "b 1 h w d t"]:
         size = target.shape[2:]
-        grid = tuple(-(-voxels // patch) for voxels, patch in zip(size, self.patch_size, strict=True))
+        grid = patch_grid(size, self.patch_size)
         if tuple(token_mask.shape) != (len(target), *grid):
             raise ValueError(
                 f"token_mask has shape {tuple(token_mask.shape)}, expected {(len(target), *grid)} for a target of "
@@ -140,7 +140,7 @@ class MaskedReconstructionLoss(_Loss):
             )
         counts = spread_tokens(token_mask[:, None], self.patch_size, size)
         if brain_mask is not None:
-            counts = counts & brain_mask.reshape(-1, 1, *brain_mask.shape[-3:], 1).to(counts.device)
+            counts = counts & over_volumes(brain_mask).to(counts.device)
         # on a GPU, to look would be to wait, and in a graph there is nothing to look at
         if counts.device.type == "cpu" and not torch.compiler.is_compiling() and not counts.any():
             raise ValueError("token_mask hides no voxel that counts: at least one token in the brain must be True")
@@ -152,7 +152,7 @@ class MaskedReconstructionLoss(_Loss):
         if brain_mask is None:
             inside = torch.ones_like(target[:1, :1], dtype=torch.bool)
         else:
-            inside = brain_mask.reshape(-1, 1, *brain_mask.shape[-3:], 1).to(target.device).expand(-1, -1, *size)
+            inside = over_volumes(brain_mask).to(target.device).expand(-1, -1, *size)
         number = patch_sums(inside.to(target.dtype), patch).clamp(min=1)
         mean = spread_tokens(patch_sums(torch.where(inside, target, 0.0), patch) / number, patch, size)
         centred = torch.where(inside, target - mean, 0.0)

@@ -3,8 +3,18 @@
 from collections.abc import Sequence
 
 import torch.nn.functional as F
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
+
+
+def patch_grid(size: Sequence[int], patch_size: Sequence[int]) -> tuple[int, ...]:
+    """Count the patches of a volume along h, w, d, t; those at the end of an axis may be cut off."""
+    return tuple(-(-voxels // patch) for voxels, patch in zip(size, patch_size, strict=True))
+
+
+def over_volumes(brain_mask: Bool[Tensor, "*b h w d"]) -> Bool[Tensor, "b 1 h w d 1"]:
+    """A mask of space, one for all samples or one for each, as it meets volumes (B, C, H, W, D, T)."""
+    return brain_mask.reshape(-1, 1, *brain_mask.shape[-3:], 1)
 
 
 def spread_tokens(

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from nstorm.layers import MaskToken
-from nstorm.losses import spread_tokens
+from nstorm.losses.patches import patch_grid, spread_tokens
 from nstorm.nets.shifted_window_net import checked_brain_mask, pool_mask
 
 
@@ -151,7 +151,7 @@ class MaskedAutoencoder(nn.Module):
             raise ValueError(f"token_mask has shape {tuple(token_mask.shape)}, expected {expected}")
 
     def _grid(self, x: Tensor) -> tuple[int, ...]:
-        return tuple(-(-voxels // patch) for voxels, patch in zip(x.shape[2:], self.patch_size, strict=True))
+        return patch_grid(x.shape[2:], self.patch_size)
 
     def _encode(self, x: Tensor, token_mask: Tensor | None, inside: dict[str, Any]) -> Tensor:
         encoder: Any = self.encoder

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from nstorm.layers import MambaMixer, PatchExpanding4D, PatchUnembed4D, ShiftedWindowStage
+from nstorm.losses.patches import patch_grid
 from nstorm.nets.shifted_window_net import token_masks
 
 
@@ -106,7 +107,7 @@ class ShiftedWindowDecoder(nn.Module):
         Raises:
             ValueError: if a clip of this size does not become tokens on this grid.
         """
-        patches = tuple(-(-voxels // patch) for voxels, patch in zip(size, self.patch_size, strict=True))
+        patches = patch_grid(size, self.patch_size)
         grids = [patches[:3]]
         for _ in self.stages:
             grids.append((-(-grids[-1][0] // 2), -(-grids[-1][1] // 2), -(-grids[-1][2] // 2)))

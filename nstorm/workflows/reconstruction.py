@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nstorm.losses import spread_tokens
+from nstorm.losses.patches import over_volumes, spread_tokens
 from nstorm.nets import MaskedAutoencoder
 from nstorm.workflows.eval_mode import eval_mode
 from nstorm.workflows.evaluate import Estimate, bootstrap_ratio
@@ -105,8 +105,7 @@ def reconstruction_errors(
                 made = net(image, **inside, generator=generator)
             hidden = spread_tokens(made.token_mask[:, None], net.patch_size, image.shape[2:])
             if inside:
-                brain = inside["brain_mask"]
-                hidden = hidden & brain.reshape(-1, 1, *brain.shape[-3:], 1)
+                hidden = hidden & over_volumes(inside["brain_mask"])
             filled = (
                 in_clip_units(net, made.prediction, image, inside),
                 torch.zeros_like(image),

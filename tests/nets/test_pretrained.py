@@ -303,7 +303,7 @@ def test_what_is_beside_the_net_is_reported(tmp_path):
     golden = load_golden("swift")
     path = tmp_path / "a.ckpt"
     lightning(path, golden, {"criterion.weight": torch.ones(2)})
-    content = torch.load(path)
+    content = torch.load(path, weights_only=True)
     content["state_dict"]["metric.values"] = [1.0]
     torch.save(content, path)
     _, report = load_pretrained(path)
@@ -313,7 +313,7 @@ def test_what_is_beside_the_net_is_reported(tmp_path):
 def test_names_that_compilation_and_parallel_training_leave(tmp_path):
     golden = load_golden("swift")
     lightning(tmp_path / "a.ckpt", golden)
-    content = torch.load(tmp_path / "a.ckpt")
+    content = torch.load(tmp_path / "a.ckpt", weights_only=True)
     content["state_dict"] = {
         key.replace("model.", "model._orig_mod."): value for key, value in content["state_dict"].items()
     }

@@ -6,6 +6,7 @@ import json
 import pathlib
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -177,9 +178,7 @@ def _refused(path: Path, error: Exception) -> list[str]:
         re.findall(r"GLOBAL (\S+) was not|GLOBAL (\S+) whose|reduce for unrecognized function (\S+)", str(error))
     )
     refused = {name for match in named for name in match if name}
-    try:
+    # of files in the format before 2020, and of damaged ones, there is no list; the file is refused all the same
+    with suppress(Exception):
         refused |= set(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except Exception:
-        # of files in the format before 2020, and of damaged ones, there is no list
-        return sorted(refused)
     return sorted(refused)

@@ -50,9 +50,9 @@ def test_two_processes_train_as_one_with_all_clips(trained, tmp_path):
     for there, here in zip(history(folder / "deterministic"), history(tmp_path), strict=True):
         assert there == pytest.approx(here, rel=1e-5)
     assert len(two["processes"]) == 2
-    # only the first one prints; older gloo does too
-    lines = [line for line in done.stdout.splitlines() if not line.startswith("[Gloo]")]
-    assert len(lines) == 3 * 4
+    # only the first one prints (gloo's own lines, which older versions print, may be torn by each other)
+    assert done.stdout.count("epoch 1 of 3: loss ") == 4
+    assert done.stdout.count(" of 3: loss ") == 3 * 4
 
 
 def assert_same_training(folder, whole):

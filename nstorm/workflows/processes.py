@@ -81,6 +81,7 @@ def _connected() -> bool:
 def _disconnect() -> None:
     if _connected():
         distributed.destroy_process_group()
-        # A thread of gloo may hold the tensors of the last exchange for a moment. If it has to let go of them when Python
-        # is no longer there, it ends the whole process with SIGABRT: let it have the interpreter while there is one.
+        # A thread of gloo may hold the tensors of the last exchange for a moment. If it has to let go of them when
+        # Python is no longer there, it ends the whole process with SIGABRT: let it have the interpreter while there
+        # is one.
         time.sleep(0.5)

@@ -6,12 +6,13 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Int, Int64
-from torch import Tensor, nn
+from torch import Tensor
 
-from nstorm.layers.mask_drawing import MaskDrawing, check_some, checked_ratio
+from nstorm.layers.mask_drawing import MaskDrawing, check_some
+from nstorm.layers.token_mask import TokenMask
 
 
-class AtlasMask(nn.Module):
+class AtlasMask(TokenMask):
     """Hide whole regions of an atlas over the whole clip.
 
     A region's tokens correlate, so that hiding some of them leaves a copy of the rest in view; hiding the region asks
@@ -43,8 +44,7 @@ class AtlasMask(nn.Module):
     """
 
     def __init__(self, ratio: float, labels: Int[Tensor, "h w d"]) -> None:
-        super().__init__()
-        self.ratio = checked_ratio(ratio)
+        super().__init__(ratio)
         if labels.ndim != 3:
             raise ValueError(f"labels has shape {tuple(labels.shape)}, but it must be one for each token (h, w, d)")
         # No buffer: `to_empty` would leave anything in it, and parallel training send it around. On the CPU whatever
@@ -74,20 +74,12 @@ class AtlasMask(nn.Module):
             raise ValueError(f"labels has shape {tuple(labels.shape)}, but it must be a volume (H, W, D)")
         return cls(ratio, _commonest(_whole(labels), patch_size))
 
-    def forward(
-        self,
-        shape: Sequence[int],
-        brain_tokens: Bool[Tensor, "*b h w d"] | None = None,
-        *,
-        generator: torch.Generator | None = None,
-        device: torch.device | str | None = None,
-    ) -> Bool[Tensor, "b h w d t"]:
-        """Draw a mask for each sample, True where a token is hidden; arguments and errors as of `RandomMask`.
+    def hide(self, draw: MaskDrawing) -> Bool[Tensor, "b h w d t"]:
+        """Hide regions in a random order, until there are enough.
 
         Raises:
-            ValueError: also if the labels are for another grid, or no token of the brain has a region.
+            ValueError: if the labels are for another grid, or no token of the brain has a region.
         """
-        draw = MaskDrawing.of(shape, brain_tokens, generator, device)
         if draw.shape[1:4] != tuple(self.regions.shape):
             raise ValueError(
                 f"labels are for tokens on the grid {tuple(self.regions.shape)}, but shape {draw.shape} has "

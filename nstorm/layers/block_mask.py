@@ -5,15 +5,17 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Int64
-from torch import Tensor, nn
+from torch import Tensor
 
-from nstorm.layers.mask_drawing import UNIT_BITS, MaskDrawing, checked_ratio, checked_sizes, sizes_on_grid
+from nstorm.layers.mask_drawing import UNIT_BITS, MaskDrawing, sizes_on_grid
+from nstorm.layers.sizes import checked_sizes_or_axes
+from nstorm.layers.token_mask import TokenMask
 
 # larger than any box's key, and still exact as the float that F.pad takes
 _NO_BOX = 2**UNIT_BITS
 
 
-class BlockMask(nn.Module):
+class BlockMask(TokenMask):
     """Hide boxes of tokens at random places in space and time.
 
     Unlike windows, boxes begin anywhere and may overlap, so that what is hidden has no fixed borders for a net with
@@ -44,19 +46,11 @@ class BlockMask(nn.Module):
     """
 
     def __init__(self, ratio: float, block_size: Sequence[int | None] = (4, 4, 4, 4)) -> None:
-        super().__init__()
-        self.ratio, self.block_size = checked_ratio(ratio), checked_sizes("block_size", block_size)
+        super().__init__(ratio)
+        self.block_size = checked_sizes_or_axes("block_size", block_size)
 
-    def forward(
-        self,
-        shape: Sequence[int],
-        brain_tokens: Bool[Tensor, "*b h w d"] | None = None,
-        *,
-        generator: torch.Generator | None = None,
-        device: torch.device | str | None = None,
-    ) -> Bool[Tensor, "b h w d t"]:
-        """Draw a mask for each sample, True where a token is hidden; arguments and errors as of `RandomMask`."""
-        draw = MaskDrawing.of(shape, brain_tokens, generator, device)
+    def hide(self, draw: MaskDrawing) -> Bool[Tensor, "b h w d t"]:
+        """Hide boxes in the order of their keys."""
         boxes = torch.where(draw.tokens, draw.keys(*draw.shape[1:]), _NO_BOX)
         for axis, size in enumerate(sizes_on_grid(self.block_size, draw.shape[1:]), 1):
             boxes = _smallest_around(boxes, axis, size)

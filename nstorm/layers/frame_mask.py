@@ -1,15 +1,14 @@
 """Masks of whole frames."""
 
-from collections.abc import Sequence
-
 import torch
 from jaxtyping import Bool
-from torch import Tensor, nn
+from torch import Tensor
 
-from nstorm.layers.mask_drawing import MaskDrawing, checked_ratio, hide_smallest
+from nstorm.layers.mask_drawing import MaskDrawing, hide_smallest
+from nstorm.layers.token_mask import TokenMask
 
 
-class FrameMask(nn.Module):
+class FrameMask(TokenMask):
     """Hide whole volumes, in runs of consecutive frames.
 
     The frames of a clip are cut into spans, the last of which may be shorter. Of the n spans exactly `round(ratio * n)`
@@ -33,21 +32,13 @@ class FrameMask(nn.Module):
     """
 
     def __init__(self, ratio: float, span: int = 1) -> None:
-        super().__init__()
+        super().__init__(ratio)
         if span < 1:
             raise ValueError(f"span {span} must be 1 or more frames")
-        self.ratio, self.span = checked_ratio(ratio), span
+        self.span = span
 
-    def forward(
-        self,
-        shape: Sequence[int],
-        brain_tokens: Bool[Tensor, "*b h w d"] | None = None,
-        *,
-        generator: torch.Generator | None = None,
-        device: torch.device | str | None = None,
-    ) -> Bool[Tensor, "b h w d t"]:
-        """Draw a mask for each sample, True where a token is hidden; arguments and errors as of `RandomMask`."""
-        draw = MaskDrawing.of(shape, brain_tokens, generator, device)
+    def hide(self, draw: MaskDrawing) -> Bool[Tensor, "b h w d t"]:
+        """Hide the spans with the smallest keys."""
         keys = draw.keys(-(-draw.shape[4] // self.span))
         spans = hide_smallest(keys, torch.ones_like(keys, dtype=torch.bool), self.ratio)
         frames = spans.repeat_interleave(self.span, 1)[:, : draw.shape[4]]

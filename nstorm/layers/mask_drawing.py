@@ -115,30 +115,6 @@ def check_some(tokens: Bool[Tensor, "b h w d"], message: str) -> None:
         raise ValueError(message)
 
 
-def checked_ratio(ratio: float) -> float:
-    """Give back a ratio that a mask can have.
-
-    Raises:
-        ValueError: if it is below 0, 1 or more.
-    """
-    if not 0 <= ratio < 1:
-        raise ValueError(f"ratio {ratio} must be 0 or more and below 1: it is the share of tokens to hide")
-    return float(ratio)
-
-
-def checked_sizes(name: str, sizes: Sequence[int | None]) -> tuple[int | None, ...]:
-    """Give back the sizes of a window or box along h, w, d, t, None for a whole axis.
-
-    Raises:
-        ValueError: if they are not four, or one is below 1.
-    """
-    given = (sizes,) if isinstance(sizes, int) else tuple(sizes)
-    if len(given) != 4 or any(size is not None and size < 1 for size in given):
-        shown = sizes if isinstance(sizes, int) else given
-        raise ValueError(f"{name} {shown} must have four entries along h, w, d, t, positive or None for the whole axis")
-    return given
-
-
 def sizes_on_grid(sizes: Sequence[int | None], grid: Sequence[int]) -> tuple[int, ...]:
     """The sizes on a grid: at most the whole axis."""
     return tuple(length if size is None else min(size, length) for size, length in zip(sizes, grid, strict=True))

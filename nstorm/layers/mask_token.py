@@ -8,6 +8,8 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from nstorm.layers.sizes import checked_sizes
+
 
 class MaskToken(nn.Module):
     """Replace hidden tokens by a learned vector: one for all, or one for each place in a window.
@@ -49,10 +51,9 @@ class MaskToken(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if window_size is not None and (len(window_size) != 4 or min(window_size) < 1):
-            raise ValueError(f"window_size {tuple(window_size)} must have four positive entries: h, w, d, t")
-        self.dim, self.window_size = dim, None if window_size is None else tuple(window_size)
-        size = (dim,) if window_size is None else (prod(window_size), dim)
+        self.dim = dim
+        self.window_size = None if window_size is None else checked_sizes("window_size", window_size)
+        size = (dim,) if self.window_size is None else (prod(self.window_size), dim)
         self.value = nn.Parameter(torch.empty(size, device=device, dtype=dtype))
         self.reset_parameters()
 

@@ -1,12 +1,15 @@
 """Patch embedding of 4D volumes."""
 
 from collections.abc import Sequence
+from math import prod
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from nstorm.layers.sizes import checked_sizes
 
 
 class PatchEmbed4D(nn.Module):
@@ -21,6 +24,9 @@ class PatchEmbed4D(nn.Module):
         patch_size: voxels of a patch along h, w, d and frames along t.
         device: where the parameters live.
         dtype: their type.
+
+    Raises:
+        ValueError: if `patch_size` has not four positive entries.
 
     Example:
         >>> import torch
@@ -40,10 +46,8 @@ class PatchEmbed4D(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if len(patch_size) != 4 or min(patch_size) < 1:
-            raise ValueError(f"patch_size {tuple(patch_size)} must have four positive entries: h, w, d, t")
-        self.patch_size = tuple(patch_size)
-        features = in_channels * self.patch_size[0] * self.patch_size[1] * self.patch_size[2] * self.patch_size[3]
+        self.patch_size = checked_sizes("patch_size", patch_size)
+        features = in_channels * prod(self.patch_size)
         self.proj = nn.Linear(features, embed_dim, device=device, dtype=dtype)
         self.reset_parameters()
 

@@ -8,6 +8,8 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from nstorm.layers.sizes import checked_sizes
+
 
 class PatchUnembed4D(nn.Module):
     """Map each token linearly to the voxels and frames of its patch, and put the patches together.
@@ -47,10 +49,8 @@ class PatchUnembed4D(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if len(patch_size) != 4 or min(patch_size) < 1:
-            raise ValueError(f"patch_size {tuple(patch_size)} must have four positive entries: h, w, d, t")
-        self.patch_size = tuple(patch_size)
-        self.proj = nn.Linear(dim, out_channels * prod(patch_size), device=device, dtype=dtype)
+        self.patch_size = checked_sizes("patch_size", patch_size)
+        self.proj = nn.Linear(dim, out_channels * prod(self.patch_size), device=device, dtype=dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

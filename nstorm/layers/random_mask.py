@@ -1,15 +1,13 @@
 """Masks of single tokens."""
 
-from collections.abc import Sequence
-
-import torch
 from jaxtyping import Bool
-from torch import Tensor, nn
+from torch import Tensor
 
-from nstorm.layers.mask_drawing import MaskDrawing, checked_ratio, hide_smallest
+from nstorm.layers.mask_drawing import MaskDrawing, hide_smallest
+from nstorm.layers.token_mask import TokenMask
 
 
-class RandomMask(nn.Module):
+class RandomMask(TokenMask):
     """Hide tokens of a 4D grid one by one, each as likely as the other.
 
     Of the n tokens of a sample exactly `round(ratio * n)` are hidden, but at least one, and never all of several (as
@@ -34,35 +32,7 @@ class RandomMask(nn.Module):
         (torch.Size([2, 5, 6, 5, 20]), tensor([1800, 1800]))
     """
 
-    def __init__(self, ratio: float) -> None:
-        super().__init__()
-        self.ratio = checked_ratio(ratio)
-
-    def forward(
-        self,
-        shape: Sequence[int],
-        brain_tokens: Bool[Tensor, "*b h w d"] | None = None,
-        *,
-        generator: torch.Generator | None = None,
-        device: torch.device | str | None = None,
-    ) -> Bool[Tensor, "b h w d t"]:
-        """Draw a mask for each sample, True where a token is hidden.
-
-        Args:
-            shape: (B, h, w, d, t), samples and grid of tokens.
-            brain_tokens: (h, w, d), or (B, h, w, d) with one for each sample: only these are hidden, and the ratio is
-                one of these.
-            generator: of the random numbers, for masks that can be drawn again; None for torch's own.
-            device: of the mask; by default that of `brain_tokens`, else that of the generator, else the CPU.
-
-        Raises:
-            ValueError: if `shape` is none of tokens or `brain_tokens` does not fit it. Also if that is empty in a
-                sample, but on the CPU only: elsewhere the question would make the CPU wait, and nothing is hidden.
-        """
-        draw = MaskDrawing.of(shape, brain_tokens, generator, device)
+    def hide(self, draw: MaskDrawing) -> Bool[Tensor, "b h w d t"]:
+        """Hide the tokens with the smallest keys."""
         keys = draw.keys(*draw.shape[1:])
         return hide_smallest(keys.flatten(1), draw.tokens.flatten(1), self.ratio).view(draw.shape)
-
-    def extra_repr(self) -> str:
-        """The ratio."""
-        return f"ratio={self.ratio}"

@@ -1,15 +1,13 @@
 """Masks of places over a whole clip."""
 
-from collections.abc import Sequence
-
-import torch
 from jaxtyping import Bool
-from torch import Tensor, nn
+from torch import Tensor
 
-from nstorm.layers.mask_drawing import MaskDrawing, checked_ratio, hide_smallest
+from nstorm.layers.mask_drawing import MaskDrawing, hide_smallest
+from nstorm.layers.token_mask import TokenMask
 
 
-class TubeMask(nn.Module):
+class TubeMask(TokenMask):
     """Hide columns of tokens: places in space, over the whole clip.
 
     Of the n places of a sample exactly `round(ratio * n)` are hidden, but at least one (unless the ratio is 0),
@@ -34,24 +32,8 @@ class TubeMask(nn.Module):
         (torch.Size([2, 5, 6, 5, 20]), tensor([135, 135]), tensor([135, 135]))
     """
 
-    def __init__(self, ratio: float) -> None:
-        super().__init__()
-        self.ratio = checked_ratio(ratio)
-
-    def forward(
-        self,
-        shape: Sequence[int],
-        brain_tokens: Bool[Tensor, "*b h w d"] | None = None,
-        *,
-        generator: torch.Generator | None = None,
-        device: torch.device | str | None = None,
-    ) -> Bool[Tensor, "b h w d t"]:
-        """Draw a mask for each sample, True where a token is hidden; arguments and errors as of `RandomMask`."""
-        draw = MaskDrawing.of(shape, brain_tokens, generator, device)
+    def hide(self, draw: MaskDrawing) -> Bool[Tensor, "b h w d t"]:
+        """Hide the places with the smallest keys."""
         keys = draw.keys(*draw.shape[1:4])
         places = hide_smallest(keys.flatten(1), draw.brain.flatten(1), self.ratio)
         return places.view(*keys.shape, 1).expand(draw.shape).contiguous()
-
-    def extra_repr(self) -> str:
-        """The ratio."""
-        return f"ratio={self.ratio}"

@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 
-import torch
 from jaxtyping import Bool, Int64
-from torch import Tensor, nn
+from torch import Tensor
 
-from nstorm.layers.mask_drawing import MaskDrawing, checked_ratio, checked_sizes, sizes_on_grid
+from nstorm.layers.mask_drawing import MaskDrawing, sizes_on_grid
+from nstorm.layers.sizes import checked_sizes_or_axes
+from nstorm.layers.token_mask import TokenMask
 
 
-class WindowMask(nn.Module):
+class WindowMask(TokenMask):
     """Hide whole windows of the grid that unshifted windows cut it into, as NeuroSTORM was pre-trained.
 
     Windows are hidden in a random order until `round(ratio * n)` of the sample's n tokens are: of the last window only
@@ -40,19 +41,11 @@ class WindowMask(nn.Module):
     """
 
     def __init__(self, ratio: float, window_size: Sequence[int | None] = (4, 4, 4, 4)) -> None:
-        super().__init__()
-        self.ratio, self.window_size = checked_ratio(ratio), checked_sizes("window_size", window_size)
+        super().__init__(ratio)
+        self.window_size = checked_sizes_or_axes("window_size", window_size)
 
-    def forward(
-        self,
-        shape: Sequence[int],
-        brain_tokens: Bool[Tensor, "*b h w d"] | None = None,
-        *,
-        generator: torch.Generator | None = None,
-        device: torch.device | str | None = None,
-    ) -> Bool[Tensor, "b h w d t"]:
-        """Draw a mask for each sample, True where a token is hidden; arguments and errors as of `RandomMask`."""
-        draw = MaskDrawing.of(shape, brain_tokens, generator, device)
+    def hide(self, draw: MaskDrawing) -> Bool[Tensor, "b h w d t"]:
+        """Hide windows in the order of their keys."""
         return draw.hide_in_order(_window_keys(draw, self.window_size), self.ratio)
 
     def extra_repr(self) -> str:

@@ -17,6 +17,7 @@ from nstorm.layers import (
     RedundancyDropout,
     ShiftedWindowStage,
 )
+from nstorm.layers.sizes import checked_sizes
 from nstorm.nets.arguments import keeps_arguments
 
 MixerFactory = Callable[[int], nn.Module]
@@ -86,8 +87,7 @@ class ShiftedWindowNet(nn.Module):
         redundancy_variant: str = "similarity",
     ) -> None:
         super().__init__()
-        if len(img_size) != 4:
-            raise ValueError(f"img_size {tuple(img_size)} must have four entries: h, w, d, t")
+        img_size = checked_sizes("img_size", img_size)
         mixers = [mixer] * len(depths) if callable(mixer) else list(mixer)
         if len(mixers) != len(depths):
             raise ValueError(f"mixer has {len(mixers)} entries, expected one for each of {len(depths)} stages")

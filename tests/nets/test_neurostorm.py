@@ -131,7 +131,7 @@ def test_registry():
         create_model("neurostorm")
     with pytest.raises(ValueError, match="'neurostorm_base' is registered already"):
         register_model(type("neurostorm_base", (), {"__name__": "neurostorm_base"}))
-    with pytest.raises(ValueError, match=r"img_size \(96, 96, 96\) must have four entries"):
+    with pytest.raises(ValueError, match=r"img_size \(96, 96, 96\) must have four positive entries"):
         create_model("neurostorm_base", img_size=(96, 96, 96))
 
 

@@ -2,9 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from nstorm.layers import AtlasMask, FrameMask, MaskToken, PatchUnembed4D, RandomMask, TubeMask, WindowMask
+from nstorm.layers import AtlasMask, FrameMask, MambaMixer, MaskToken, PatchUnembed4D, RandomMask, TubeMask, WindowMask
 from nstorm.losses import MaskedReconstructionLoss, spread_tokens
 from nstorm.nets import MaskedAutoencoder, NeuroSTORM, NeuroSTORMMAE, ShiftedWindowDecoder, SwiFT
+from nstorm.nets.neurostorm_mae import PublishedMaskTokens
 from nstorm.nets.shifted_window_net import pool_mask
 from nstorm.scan import use_backend
 from tests.conftest import load_golden, relative_error
@@ -279,3 +280,17 @@ def test_it_learns_structure_and_in_float64():
         close = mae.float()(clips, token_mask=hidden)
     assert exact.prediction.dtype == torch.float64
     torch.testing.assert_close(close.prediction.double(), exact.prediction, rtol=1e-3, atol=1e-4)
+
+
+def test_one_mixer_for_both_halves_of_an_autoencoder():
+    with pytest.raises(ValueError, match="mixer has 2 entries, but encoder and decoder of an autoencoder share one"):
+        NeuroSTORMMAE((24, 18, 24, 8), feature_size=12, depths=(1, 1), mixer=[MambaMixer, MambaMixer])
+
+
+def test_mask_tokens_where_they_are_wanted():
+    tokens = PublishedMaskTokens(6, (2, 2, 2, 2), "atlas", device="meta", dtype=torch.float16)
+    assert {(p.device.type, p.dtype) for p in tokens.parameters()} == {("meta", torch.float16)}
+    assert [name for name, p in tokens.named_parameters() if p.requires_grad] == ["atlas.value"]
+    with pytest.raises(ValueError, match="kind 'tube' is unknown; choose one of"):
+        tokens.use("tube")
+    assert tokens.kind == "atlas"

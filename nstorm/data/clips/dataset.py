@@ -137,7 +137,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
         self._normalize = normalize
         self._size = None if size is None else tuple(centred(torch.empty(1, 1, 1, 1), size, None)[1])
         self._output = output
-        self._seed = seed
+        self.seed = seed
         self._epoch = SharedEpoch(len(self._plan))
         self._draws = self._plan.draws or (self._transform is not None and self._transform.draws)
 
@@ -182,7 +182,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
         index, draw = index if isinstance(index, tuple) else (index, 0)
         index = range(len(self))[index]
         plan = self._plan
-        position, seed = drawn(self._seed, int(self._epoch), index, draw)
+        position, seed = drawn(self.seed, int(self._epoch), index, draw)
         length = int(plan.length[index])
         start = int(plan.first[index]) + int(position * (plan.last[index] - plan.first[index] - length + 1))
         return _Where(int(plan.run[index]), start, start + length, seed)

@@ -143,10 +143,10 @@ class ResumableLoader:
             except TypeError:
                 continue
         for part in self._ordering:
-            for attribute in ("seed", "_seed", "shuffle", "batch_size"):
+            for attribute in ("seed", "shuffle", "batch_size"):
                 value = getattr(part, attribute, None)
                 if isinstance(value, int | str):
-                    found[f"{attribute.strip('_')} of {type(part).__name__}"] = value
+                    found[f"{attribute} of {type(part).__name__}"] = value
         return found
 
 

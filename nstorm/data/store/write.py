@@ -15,6 +15,7 @@ from zarr.codecs import Crc32cCodec
 from nstorm.data.store.encoding import ABSENT, Encoded, Stored, encode
 from nstorm.data.store.place import Place
 from nstorm.data.store.record import SCHEMA, RunRecord, check_key, crc32, new_attempt
+from nstorm.data.store.signals import signals_wait
 
 FRAMES_PER_CHUNK = 20
 ROWS = ("scale", "offset", "mean", "std")
@@ -22,6 +23,10 @@ ABOUT = ("key", "shape", "affine", "tr", "start_time", "space_code")
 """What the attributes of a run have in common with its record."""
 
 _UNSEALED = ("crc32", "times")
+
+# the chunks and the attributes of each
+_Arrays = dict[str, tuple[NDArray[Any], tuple[int, ...], dict[str, Any]]]
+_Progress = Callable[[float], None]
 
 
 def write_run(
@@ -42,12 +47,13 @@ def write_run(
     attributes: Mapping[str, Any] | None = None,
     extras: Mapping[str, NDArray[Any]] | None = None,
     one_file: bool = False,
-    progress: Callable[[float], None] = lambda share: None,
+    progress: _Progress = lambda share: None,
 ) -> RunRecord:
     """Write a run into a store; it is in the store when this returns, and not at all before.
 
     Two may write the same run at once, or one after the other: the later attempt counts. Nothing is ever changed, so
-    readers are not disturbed.
+    readers are not disturbed. Ctrl-C, or a SIGTERM that is handled, waits until the files are written, but a second one
+    does not.
 
     Args:
         place: The store's.
@@ -79,7 +85,7 @@ def write_run(
     progress(0.4)
     num_frames, num_voxels = values.shape
     voxels = np.stack([encoded.scale, encoded.offset, encoded.mean, encoded.std], dtype=np.float32, casting="same_kind")
-    arrays: dict[str, tuple[NDArray[Any], tuple[int, ...], dict[str, Any]]] = {
+    arrays: _Arrays = {
         "bold": (encoded.codes, (min(FRAMES_PER_CHUNK, num_frames), num_voxels), {}),
         # two rows are read for raw values, four for normalised ones
         "voxels": (voxels, (2, num_voxels), {"rows": ROWS}),
@@ -114,11 +120,25 @@ def write_run(
     record_text = record.to_json()
     about_run = _about(record, values, encoded, attributes or {})
     progress(0.6)
+    with signals_wait():
+        _write_arrays(place, record, arrays, about_run, one_file, progress)
+        try:
+            place.put(record.name, record_text)
+        except OSError as error:
+            # the arrays stay: the record may be there all the same
+            raise OSError(f"{place.below(record.name)} could not be written: {error}") from error
+    progress(1.0)
+    return record
+
+
+def _write_arrays(
+    place: Place, record: RunRecord, arrays: _Arrays, about_run: dict[str, Any], one_file: bool, progress: _Progress
+) -> None:
     try:
         folder = place.zarr(record.folder, read_only=False)
         zarr.create_group(folder, attributes=about_run)
         for name, (array, chunks, about) in arrays.items():
-            whole = (math.ceil(num_frames / chunks[0]) * chunks[0], num_voxels)
+            whole = (math.ceil(record.num_frames / chunks[0]) * chunks[0], record.num_voxels)
             zarr.create_array(
                 folder,
                 name=name,
@@ -139,13 +159,6 @@ def write_run(
         if isinstance(error, OSError):
             raise OSError(f"{place.below(record.folder)} could not be written: {error}") from error
         raise
-    try:
-        place.put(record.name, record_text)
-    except OSError as error:
-        # the arrays stay: the record may be there all the same
-        raise OSError(f"{place.below(record.name)} could not be written: {error}") from error
-    progress(1.0)
-    return record
 
 
 def checksum(array: NDArray[Any]) -> str:

@@ -1,10 +1,13 @@
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr.storage._local
 
 from nstorm.data.store.place import Place
 from nstorm.data.store.store import Store
@@ -63,6 +66,26 @@ def test_a_full_disk_leaves_no_run(tmp_path, monkeypatch, where):
     assert error.value.__cause__.errno == 28
     monkeypatch.undo()
     assert list(Store(tmp_path / "store")) == ["sub-0"]
+    assert not verify(store, progress=False)
+
+
+def test_ctrl_c_waits_for_the_run_that_is_written(tmp_path, monkeypatch):
+    store = Store(tmp_path / "store", create=True)
+    number = iter(range(1000))
+    put_file = zarr.storage._local._put
+
+    def interrupted(*args, **kwargs):
+        # zarr writes in threads of its own, and waits in this one
+        if next(number) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return put_file(*args, **kwargs)
+
+    monkeypatch.setattr("zarr.storage._local._put", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        put(store)
+    monkeypatch.undo()
+    assert next(number) > 3
+    assert list(Store(tmp_path / "store")) == ["sub-1"]
     assert not verify(store, progress=False)
 
 

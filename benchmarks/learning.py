@@ -8,10 +8,10 @@
    of six categories of pictures is shown; task or rest) and two readouts: the mean token, which is what the published
    head reads, and all tokens of the brain. Each probe is a logistic regression on the features of single volumes with
    one setting for all, trained on one half of the run and tested on the other, both ways; features of each half are
-   z-scored over its own volumes, without labels. Voxels, the means of the
-   same patches and the mean over the brain stand beside it.
+   z-scored over its own volumes, without labels. Voxels, the means of the same patches and the mean over the brain
+   stand beside it.
 
-DIR holds `derived_MNI152_4mm` and `studyforrest-localizer`. Takes ten minutes on 2 cores.
+DIR holds `derived_MNI152_4mm` and `studyforrest-localizer`. Takes 8 minutes on 2 cores; with `--patch 4` 15.
 """
 
 import argparse

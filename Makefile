@@ -23,7 +23,7 @@ wheel: $(VENV)/.dev
 
 tutorials: $(VENV)/.dev
 	cd tutorials && for source in *.py; do ../$(BIN)/jupytext --to ipynb "$$source" || exit 1; done
-	cd tutorials && ../$(BIN)/jupyter nbconvert --to notebook --execute --inplace \
+	cd tutorials && TQDM_DISABLE=1 ../$(BIN)/jupyter nbconvert --to notebook --execute --inplace \
 		--ExecutePreprocessor.record_timing=False *.ipynb
 
 $(VENV)/.run: pyproject.toml

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from nstorm.layers.mask_drawing import UNIT_BITS, MaskDrawing, sizes_on_grid
-from nstorm.layers.sizes import checked_sizes_or_axes
+from nstorm.layers.mask_drawing import UNIT_BITS, MaskDrawing
+from nstorm.layers.sizes import checked_sizes_or_axes, sizes_on_grid
 from nstorm.layers.token_mask import TokenMask
 
 # larger than any box's key, and still exact as the float that F.pad takes

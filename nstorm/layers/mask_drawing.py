@@ -113,8 +113,3 @@ def check_some(tokens: Bool[Tensor, "b h w d"], message: str) -> None:
     """
     if tokens.device.type == "cpu" and not tokens.flatten(1).any(1).all():
         raise ValueError(message)
-
-
-def sizes_on_grid(sizes: Sequence[int | None], grid: Sequence[int]) -> tuple[int, ...]:
-    """The sizes on a grid: at most the whole axis."""
-    return tuple(length if size is None else min(size, length) for size, length in zip(sizes, grid, strict=True))

@@ -25,3 +25,8 @@ def checked_sizes_or_axes(name: str, sizes: Sequence[int | None] | int) -> tuple
     if isinstance(given, int) or len(given) != 4 or any(size is not None and size < 1 for size in given):
         raise ValueError(f"{name} {given} must have four entries along h, w, d, t, positive or None for the whole axis")
     return given
+
+
+def sizes_on_grid(sizes: Sequence[int | None], grid: Sequence[int]) -> tuple[int, ...]:
+    """The sizes on a grid: at most the whole axis."""
+    return tuple(length if size is None else min(size, length) for size, length in zip(sizes, grid, strict=True))

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from nstorm.layers.mask_drawing import MaskDrawing, sizes_on_grid
-from nstorm.layers.sizes import checked_sizes_or_axes
+from nstorm.layers.mask_drawing import MaskDrawing
+from nstorm.layers.sizes import checked_sizes_or_axes, sizes_on_grid
 from nstorm.layers.token_mask import TokenMask
 
 

@@ -21,22 +21,22 @@ def signals_wait() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before: dict[int, Any] = {number: signal.getsignal(number) for number in _SIGNALS}
+    found: dict[int, Any] = {number: signal.getsignal(number) for number in _SIGNALS}
+    handlers = {number: handler for number, handler in found.items() if callable(handler)}
     came: list[tuple[int, FrameType | None]] = []
 
     def hear(number: int, frame: FrameType | None) -> None:
         if came:
-            before[number](number, frame)
+            handlers[number](number, frame)
         came.append((number, frame))
 
     try:
-        for number in _SIGNALS:
-            if callable(before[number]):
-                signal.signal(number, hear)
+        for number in handlers:
+            signal.signal(number, hear)
         yield
     finally:
-        for number in _SIGNALS:
-            if callable(before[number]):
-                signal.signal(number, before[number])
-        for first, frame in came[:1]:
-            before[first](first, frame)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if came:
+            number, frame = came[0]
+            handlers[number](number, frame)

@@ -4,22 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from nstorm.layers import (
-    AtlasMask,
-    PatchUnembed4D,
-    RandomMask,
-    TubeMask,
-    WindowMask,
-)
+from nstorm.layers import AtlasMask, PatchUnembed4D, RandomMask, TubeMask, WindowMask
 from nstorm.losses import MaskedReconstructionLoss
-from nstorm.nets import (
-    MaskedAutoencoder,
-    NeuroSTORM,
-    NeuroSTORMMAE,
-    SwiFT,
-    load_pretrained,
-    save_pretrained,
-)
+from nstorm.nets import MaskedAutoencoder, NeuroSTORM, NeuroSTORMMAE, SwiFT, load_pretrained, save_pretrained
 from tests.conftest import load_golden
 from tests.nets.weights.weight_files import (
     CLASSIFIER,

@@ -7,17 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from nstorm.layers import (
-    RandomMask,
-    WindowMask,
-)
-from nstorm.nets import (
-    NeuroSTORM,
-    NeuroSTORMMAE,
-    SwiFT,
-    from_published,
-    load_pretrained,
-)
+from nstorm.layers import RandomMask, WindowMask
+from nstorm.nets import NeuroSTORM, NeuroSTORMMAE, SwiFT, from_published, load_pretrained
 from tests.conftest import load_golden, relative_error
 from tests.nets.weights.weight_files import (
     CLASSIFIER,

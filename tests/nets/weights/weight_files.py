@@ -3,11 +3,7 @@
 import pytest
 import torch
 
-from nstorm.nets import (
-    NeuroSTORM,
-    NeuroSTORMMAE,
-    save_pretrained,
-)
+from nstorm.nets import NeuroSTORM, NeuroSTORMMAE, save_pretrained
 from tests.conftest import GOLDEN, relative_error
 
 OLD_LAYOUT = GOLDEN / "published_pretrained_old_layout.ckpt"
